@@ -1,0 +1,32 @@
+# Two commands to know: `make demo` and `make test`. Both set up what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test sync schemas clean
+
+demo: .venv/ready
+	$(BIN)/python -m demo
+
+test: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+# The same program as the demo's, with a real project: make sync CONFIG=secrets/config.json
+sync: .venv/ready
+	$(BIN)/python -m demo --config $(CONFIG)
+
+schemas: .venv/ready
+	$(BIN)/python scripts/inline_schemas.py
+
+.venv/ready: pyproject.toml poetry.lock
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
+	  || { echo "Python 3.10 to 3.13 is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --editable . --group dev --group demo
+	touch $@
+
+clean:
+	rm -rf .venv .cache dist .mypy_cache .pytest_cache .ruff_cache

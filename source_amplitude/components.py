@@ -1,0 +1,363 @@
+"""What manifest.yaml cannot say: how Amplitude's archives and series become records, and how its
+refusals become messages.
+
+The manifest names these classes ``source_declarative_manifest.components.X``: that is where every
+way of running the connector (package, Builder, manifest runner, PyAirbyte) registers this file.
+Only what the CDK itself installs is imported.
+"""
+
+import gzip
+import io
+import json
+import math
+import re
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, Any
+from urllib.parse import parse_qs, urlsplit
+
+import orjson
+import pytz
+import requests
+from airbyte_cdk.models import FailureType
+from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordExtractor
+from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErrorHandler
+from airbyte_cdk.sources.declarative.transformations.config_transformations.config_transformation import (  # noqa: E501
+    ConfigTransformation,
+)
+from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
+from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
+from airbyte_cdk.utils.airbyte_secrets_utils import filter_secrets
+from airbyte_cdk.utils.traced_exception import AirbyteTracedException
+from jsonschema import Draft7Validator, FormatChecker
+from jsonschema.exceptions import ValidationError
+
+_CHUNK_BYTES = 256 * 1024
+_EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)")
+
+
+@dataclass
+class AmplitudeErrorHandler(DefaultErrorHandler):
+    """A refusal or a failed connection in, a resolution out whose message a person can act on.
+
+    The built-in handler interpolates only JSON bodies into its messages and has no messages for
+    exceptions at all. Here, each message of a response filter is preceded by the HTTP code and
+    what Amplitude said, be it JSON or plain text, and a host that can't be reached is named.
+    """
+
+    def interpret_response(
+        self, response_or_exception: requests.Response | Exception | None
+    ) -> ErrorResolution:
+        if isinstance(response_or_exception, requests.RequestException):
+            return _connection_failed(response_or_exception)
+        resolution = super().interpret_response(response_or_exception)
+        if not isinstance(response_or_exception, requests.Response) or response_or_exception.ok:
+            return resolution
+        said = f"Amplitude answered HTTP {response_or_exception.status_code}"
+        if text := _error_text(response_or_exception):
+            said += f" ({text})"
+        return ErrorResolution(
+            resolution.response_action,
+            resolution.failure_type,
+            f"{said}. {resolution.error_message or ''}".rstrip(),
+        )
+
+
+@dataclass
+class ExportErrorHandler(DefaultErrorHandler):
+    """An export archive counts as a success only when all of it has arrived.
+
+    In: a response with an unread ``application/zip`` body. Out: the same response with ``raw``
+    replaced by a temporary file that holds the archive, checked against its own directory and
+    checksums; or a resolution that has the CDK ask again. The CDK itself never retries a streamed
+    body that breaks off, and would hold an unstreamed one (up to 4 GB) in memory. Refusals are
+    left to the next handler.
+    """
+
+    # The ten minutes of the base class would be used up by the download of a large archive.
+    max_time: int = 24 * 60 * 60
+
+    def interpret_response(
+        self, response_or_exception: requests.Response | Exception | None
+    ) -> ErrorResolution:
+        if isinstance(response_or_exception, requests.RequestException):
+            return _connection_failed(response_or_exception)
+        if not isinstance(response_or_exception, requests.Response) or not response_or_exception.ok:
+            return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
+        try:
+            response_or_exception.raw = _spool_archive(response_or_exception)
+        except requests.RequestException as error:
+            return _connection_failed(error)
+        except zipfile.BadZipFile as error:
+            return ErrorResolution(
+                ResponseAction.RETRY,
+                FailureType.transient_error,
+                f"Amplitude answered HTTP 200 for {_window(response_or_exception)} with a body "
+                f"that is no intact zip archive: {error}.",
+            )
+        return SUCCESS_RESOLUTION
+
+
+@dataclass
+class ExportArchiveExtractor(RecordExtractor):
+    """Zip of gzips of JSON lines in (as ``ExportErrorHandler`` leaves it), one record per line out.
+
+    Records are what Amplitude sent, but for ``timestamp_fields``: their naive UTC form
+    ``2024-01-01 05:00:00.123456`` becomes RFC 3339, ``2024-01-01T05:00:00.123456+00:00``. The
+    built-in decoders hold archive and members in memory, drop lines they can't parse, and leave
+    timestamps to a transformation that costs more per event than all of this does.
+
+    Raises ``AirbyteTracedException`` naming window, member and line for what can't be read.
+    """
+
+    timestamp_fields: list[str]
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        with response.raw as spooled, zipfile.ZipFile(spooled) as archive:
+            for member in archive.infolist():
+                if member.is_dir():
+                    continue
+                place = f"member {member.filename} of the export of {_window(response)}"
+                with archive.open(member) as packed:
+                    yield from self._events(packed, place)
+
+    def _events(self, packed: IO[bytes], place: str) -> Iterator[MutableMapping[str, Any]]:
+        line_number = 0
+        try:
+            lines = io.BufferedReader(gzip.GzipFile(fileobj=packed), _CHUNK_BYTES)
+            for line in lines:
+                line_number += 1
+                if line.isspace():
+                    continue
+                event = _parse_event(line)
+                for name in self.timestamp_fields:
+                    value = event.get(name)
+                    if value:
+                        event[name] = _rfc3339(value)
+                yield event
+        except (EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
+            raise AirbyteTracedException(
+                message=f"Amplitude sent a damaged archive: {place} can't be unpacked after line "
+                f"{line_number} ({error}). Run the sync again; if it fails in the same place, "
+                "report the window to Amplitude's support.",
+                failure_type=FailureType.system_error,
+            ) from error
+        except ValueError:
+            raise AirbyteTracedException(
+                message=f"Amplitude sent something that is no JSON object: line {line_number} of "
+                f"{place}. Nothing after it was read. Report the window to Amplitude's support.",
+                failure_type=FailureType.system_error,
+            ) from None  # the cause would quote the line, which is a customer's data
+
+
+@dataclass
+class DashboardSeriesExtractor(RecordExtractor):
+    """Parallel arrays of the Dashboard REST API in, one record per x value (a day) out.
+
+    In: ``{"data": {"xValues": [day, ...], "series": [[value, ...], ...], "seriesLabels": [...],
+    "seriesMeta": [...]}}``, where ``series[k][j]`` is series *k* on day *j*. A label is a string,
+    a segment's index, or ``[index, label]``; when ``seriesLabels`` is missing, ``seriesMeta`` holds
+    strings or ``{"segmentIndex": k}``. Out, when ``labelled``: ``{"date": day, value_field:
+    {label: value}}``; otherwise, for the one series: ``{"date": day, value_field: value}``. No
+    built-in extractor transposes.
+
+    Raises ``AirbyteTracedException`` for arrays that can't be paired with certainty.
+    """
+
+    parameters: Mapping[str, Any]
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        data = response.json().get("data") or {}
+        days, series = data.get("xValues") or [], data.get("series") or []
+        if not series:
+            return
+        value_field = self.parameters["value_field"]
+        labelled = self.parameters.get("labelled", False)
+        labels = _series_labels(data, len(series)) if labelled else [value_field]
+        if any(len(values) != len(days) for values in series):
+            raise _unpaired(response, f"{len(days)} days but {[len(v) for v in series]} values")
+        if len(labels) != len(series) or len(set(labels)) != len(labels):
+            raise _unpaired(response, f"{len(series)} series but the labels {labels}")
+        for day, *values in zip(days, *series, strict=True):
+            yield {
+                "date": day,
+                value_field: dict(zip(labels, values, strict=True)) if labelled else values[0],
+            }
+
+
+@dataclass
+class ConfigValidation(ConfigTransformation):
+    """A config in; the same config with its keys trimmed out, or a message that names the field.
+
+    The parameter ``properties`` is that of the spec. The CDK checks a config against it as well,
+    but its message ("'2021' does not match '^[0-9]{4}-...'") names no field and quotes secrets.
+
+    Raises ``AirbyteTracedException`` (config error).
+    """
+
+    parameters: Mapping[str, Any]
+
+    def transform(self, config: MutableMapping[str, Any]) -> None:
+        formats = FormatChecker(formats=())
+        formats.checks("date-time", ValueError)(_is_utc_datetime)
+        formats.checks("time-zone", pytz.UnknownTimeZoneError)(_is_time_zone)
+        for name, schema in self.parameters["properties"].items():
+            if name not in config:
+                continue
+            if schema.get("airbyte_secret") and isinstance(config[name], str):
+                # Keys are pasted, often with a blank or a line end.
+                config[name] = config[name].strip()
+            for error in Draft7Validator(schema, format_checker=formats).iter_errors(config[name]):
+                message = f"{schema['title']} ({name}) is not valid: {_complaint(error, schema)}."
+                raise AirbyteTracedException(
+                    message=message,
+                    internal_message=message,
+                    failure_type=FailureType.config_error,
+                )
+
+
+def _connection_failed(error: requests.RequestException) -> ErrorResolution:
+    host = urlsplit(error.request.url or "").hostname if error.request else None
+    return ErrorResolution(
+        ResponseAction.RETRY,
+        FailureType.transient_error,
+        f"The connection to {host or 'Amplitude'} failed ({type(error).__name__}: "
+        f"{filter_secrets(str(error))}). Check that this machine may reach it over HTTPS (name "
+        "lookup, firewall, proxy), then try again.",
+    )
+
+
+def _error_text(response: requests.Response) -> str:
+    """What an error response says, on one line: ``message: details`` of Amplitude's envelope
+    ``{"error": {"message", "metadata": {"details"}}}``, otherwise the body's text."""
+    try:
+        error = response.json()["error"]
+        said = [error.get("message"), (error.get("metadata") or {}).get("details")]
+        text = ": ".join(part for part in said if part)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        text = response.text
+    return filter_secrets(" ".join(text.split())[:500])
+
+
+def _spool_archive(response: requests.Response) -> IO[bytes]:
+    """The body in a temporary file that vanishes with the process, checked to be an intact zip.
+
+    Raises ``requests.RequestException`` when the connection breaks off, ``zipfile.BadZipFile``
+    when the body is something else or damaged, ``AirbyteTracedException`` when the disk refuses.
+    """
+    try:
+        spooled = tempfile.TemporaryFile()  # noqa: SIM115 (the extractor closes it)
+        try:
+            for chunk in response.iter_content(_CHUNK_BYTES):
+                spooled.write(chunk)
+            _check_archive(spooled)
+        except BaseException:
+            spooled.close()
+            raise
+    except requests.RequestException:
+        raise
+    except OSError as error:
+        raise AirbyteTracedException(
+            message=f"An export archive could not be stored in {tempfile.gettempdir()}: "
+            f"{error.strerror}. Archives are held there while they are read. Make room, or point "
+            "the environment variable TMPDIR to a folder with more; a smaller Request Time Range "
+            "makes smaller archives.",
+            failure_type=FailureType.system_error,
+        ) from error
+    return spooled
+
+
+def _check_archive(spooled: IO[bytes]) -> None:
+    try:
+        with zipfile.ZipFile(spooled) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        spooled.seek(0)
+        begins = filter_secrets(repr(spooled.read(80)))
+        raise zipfile.BadZipFile(f"{error}; it begins with {begins}") from error
+    if damaged:
+        raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
+
+
+def _window(response: requests.Response) -> str:
+    query = parse_qs(urlsplit(response.request.url or "").query)
+    return f"{query['start'][0]} to {query['end'][0]}"
+
+
+def _parse_event(line: bytes) -> dict[str, Any]:
+    """One line of an archive as an object; raises ``ValueError`` when it is none.
+
+    orjson refuses some of what lenient writers write, which must not be lost: NaN, infinity and
+    numbers beyond a double become null, a lone surrogate ``?``, invalid UTF-8 U+FFFD.
+    """
+    try:
+        event = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        lenient = json.loads(
+            line.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_float=_finite
+        )
+        event = json.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
+    if not isinstance(event, dict):
+        raise ValueError("not an object")
+    return event
+
+
+def _finite(number: str) -> float | None:
+    value = float(number)
+    return value if math.isfinite(value) else None
+
+
+def _rfc3339(value: Any) -> Any:
+    """Amplitude's naive UTC timestamp in RFC 3339; anything else as it came."""
+    if not isinstance(value, str):
+        return value
+    # Slicing is what nearly every value takes: it costs a fortieth of parsing.
+    if len(value) == 26 and value[10] == " " and value[4] == "-":
+        return f"{value[:10]}T{value[11:]}+00:00"
+    if match := _EXPORT_TIMESTAMP.fullmatch(value):
+        year, month, day, time = match.groups()
+        return f"{year}-{month}-{day}T{time}+00:00"
+    return value
+
+
+def _series_labels(data: Mapping[str, Any], count: int) -> list[str]:
+    """The labels of ``count`` series, in any of the shapes Amplitude uses for them."""
+    labels = data.get("seriesLabels") or data.get("seriesMeta") or list(range(count))
+    return [
+        str(
+            label["segmentIndex"]
+            if isinstance(label, dict)
+            else label[-1]
+            if isinstance(label, list)
+            else label
+        )
+        for label in labels
+    ]
+
+
+def _unpaired(response: requests.Response, found: str) -> AirbyteTracedException:
+    return AirbyteTracedException(
+        message=f"Amplitude's answer to {urlsplit(response.request.url or '').path} for "
+        f"{_window(response)} can't be read without guessing: {found}. Nothing of it was stored.",
+        failure_type=FailureType.system_error,
+    )
+
+
+def _is_utc_datetime(value: object) -> bool:
+    return not isinstance(value, str) or bool(datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ"))
+
+
+def _is_time_zone(value: object) -> bool:
+    return not isinstance(value, str) or bool(pytz.timezone(value))
+
+
+def _complaint(error: ValidationError, schema: Mapping[str, Any]) -> str:
+    if schema.get("airbyte_secret"):
+        return "it must be a text that is not empty"
+    if error.validator in ("pattern", "format"):
+        return f"{error.instance!r} is not of the form {schema['pattern_descriptor']}"
+    return error.message

@@ -1,0 +1,78 @@
+"""What several test files need: the connector in this process, and archives as of Amplitude."""
+
+import gzip
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airbyte_cdk.models import AirbyteStateMessage, FailureType, SyncMode
+from airbyte_cdk.test.catalog_builder import CatalogBuilder
+from airbyte_cdk.test.entrypoint_wrapper import EntrypointOutput, read
+from airbyte_cdk.test.models.outcome import ExpectedOutcome
+from airbyte_cdk.test.state_builder import StateBuilder
+
+from source_amplitude import SourceAmplitude
+
+API_KEY = "11112222333344445555666677778888"
+SECRET_KEY = "99990000aaaabbbbccccddddeeeeffff"
+
+
+def config(**overrides: Any) -> dict[str, Any]:
+    """A valid config: the three required fields, and what a test adds."""
+    required = {
+        "api_key": API_KEY,
+        "secret_key": SECRET_KEY,
+        "start_date": "2024-01-01T00:00:00Z",
+    }
+    return {**required, **overrides}
+
+
+def read_stream(
+    name: str,
+    settings: Mapping[str, Any],
+    state: Mapping[str, Any] | None = None,
+    sync_mode: SyncMode = SyncMode.incremental,
+    expected: ExpectedOutcome = ExpectedOutcome.EXPECT_SUCCESS,
+) -> EntrypointOutput:
+    """Sync one stream through the CDK's entrypoint, in this process."""
+    catalog = CatalogBuilder().with_stream(name, sync_mode).build()
+    states: list[AirbyteStateMessage] = []
+    if state is not None:
+        states = StateBuilder().with_stream_state(name, state).build()
+    source = SourceAmplitude(catalog=catalog, config=settings, state=states)
+    return read(source, settings, catalog, states, expected_outcome=expected)
+
+
+def records(output: EntrypointOutput) -> list[Mapping[str, Any]]:
+    return [message.record.data for message in output.records if message.record]
+
+
+def final_state(output: EntrypointOutput) -> dict[str, Any]:
+    """The last state printed, as a plain object."""
+    state = output.most_recent_state.stream_state
+    assert state is not None
+    return dict(vars(state))
+
+
+def first_error(output: EntrypointOutput) -> tuple[str, FailureType]:
+    """Message and kind of the first error trace: later ones are summaries of the CDK."""
+    error = output.errors[0].trace.error  # type: ignore[union-attr]
+    assert error is not None
+    assert error.message is not None
+    assert error.failure_type is not None
+    return error.message, error.failure_type
+
+
+def json_lines(events: Sequence[Mapping[str, Any]]) -> bytes:
+    return b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+
+def archive(members: Mapping[str, bytes]) -> bytes:
+    """An export: a zip whose members are gzips of ``members``' values."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as zipped:
+        for name, content in members.items():
+            zipped.writestr(name, gzip.compress(content, mtime=0))
+    return packed.getvalue()

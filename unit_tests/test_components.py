@@ -1,0 +1,370 @@
+"""The custom components with real bytes: zips of gzips of lines, answers of Amplitude's shapes."""
+
+import gzip
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from airbyte_cdk.models import FailureType
+from airbyte_cdk.sources.declarative.parsers.custom_code_compiler import (
+    register_components_module_from_string,
+)
+from airbyte_cdk.sources.streams.http.error_handlers import ResponseAction
+from airbyte_cdk.utils.traced_exception import AirbyteTracedException
+
+from source_amplitude import components
+from source_amplitude.components import (
+    AmplitudeErrorHandler,
+    ConfigValidation,
+    DashboardSeriesExtractor,
+    ExportArchiveExtractor,
+    ExportErrorHandler,
+)
+from unit_tests.helpers import archive, json_lines
+
+MEMBER = "187520/187520_2024-01-01_7#0.json.gz"
+FIELDS = ["server_upload_time", "event_time"]
+
+
+def response(
+    body: bytes,
+    status: int = 200,
+    url: str = "https://amplitude.com/api/2/export?start=20240101T07&end=20240101T08",
+) -> requests.Response:
+    answer = requests.Response()
+    answer.status_code = status
+    answer.raw = io.BytesIO(body)
+    answer.request = requests.Request("GET", url).prepare()
+    return answer
+
+
+def extract(body: bytes) -> list[Any]:
+    """The records of an export body, by the way the manifest takes: handler, then extractor."""
+    answer = response(body)
+    resolution = ExportErrorHandler(parameters={}, config={}).interpret_response(answer)
+    assert resolution.response_action is ResponseAction.SUCCESS
+    return list(ExportArchiveExtractor(timestamp_fields=FIELDS).extract_records(answer))
+
+
+def extract_lines(lines: bytes) -> list[Any]:
+    return extract(archive({MEMBER: lines}))
+
+
+class TestExportArchive:
+    def test_given_several_members_when_extracted_then_all_lines_come_in_order(self) -> None:
+        events = [{"uuid": str(number), "event_properties": {"n": [number]}} for number in range(9)]
+        body = archive(
+            {
+                "187520/187520_2024-01-01_7#0.json.gz": json_lines(events[:4]),
+                "187520/187520_2024-01-01_7#1.json.gz": b"",
+                "187520/187520_2024-01-01_8#0.json.gz": json_lines(events[4:]),
+            }
+        )
+        assert extract(body) == events
+
+    def test_given_an_archive_without_members_when_extracted_then_there_are_no_records(
+        self,
+    ) -> None:
+        assert extract(archive({})) == []
+
+    def test_given_a_folder_entry_when_extracted_then_it_is_passed_over(self) -> None:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as zipped:
+            zipped.writestr("187520/", b"")
+            zipped.writestr(MEMBER, gzip.compress(b'{"uuid":"a"}\n'))
+        assert extract(packed.getvalue()) == [{"uuid": "a"}]
+
+    def test_given_several_gzips_in_one_member_when_extracted_then_all_are_read(self) -> None:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as zipped:
+            zipped.writestr(MEMBER, gzip.compress(b'{"n":1}\n') + gzip.compress(b'{"n":2}\n'))
+        assert extract(packed.getvalue()) == [{"n": 1}, {"n": 2}]
+
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            b'{"a":1}\n{"a":2}\n',
+            b'{"a":1}\n{"a":2}',
+            b'{"a":1}\r\n{"a":2}\r\n',
+            b'\xef\xbb\xbf{"a":1}\n{"a":2}\n',
+            b'\n{"a":1}\n \n\n{"a":2}\n\n',
+        ],
+        ids=["plain", "no-last-newline", "crlf", "byte-order-mark", "blank-lines"],
+    )
+    def test_given_any_line_ends_when_extracted_then_each_object_is_a_record(
+        self, lines: bytes
+    ) -> None:
+        assert extract_lines(lines) == [{"a": 1}, {"a": 2}]
+
+    @pytest.mark.parametrize(
+        ("line", "expected"),
+        [
+            ('{"a":"\u2028\u2029\x85"}'.encode(), {"a": "\u2028\u2029\x85"}),
+            (b'{"a":"\\u0000"}', {"a": "\x00"}),
+            (b'{"a":"\\ud83d\\ude00"}', {"a": "😀"}),
+            (b'{"a":"x\\ud83dy"}', {"a": "x?y"}),
+            (b'{"a":"x\xffy"}', {"a": "x\ufffdy"}),
+            (b'{"a":[NaN,Infinity,-Infinity,1e999,1.5]}', {"a": [None, None, None, None, 1.5]}),
+            (b'{"a":123456789012345678901}', {"a": 123456789012345680000.0}),
+        ],
+    )
+    def test_given_what_strict_parsers_refuse_when_extracted_then_it_arrives_as_documented(
+        self, line: bytes, expected: dict[str, Any]
+    ) -> None:
+        assert extract_lines(line) == [expected]
+
+    @pytest.mark.parametrize(
+        ("exported", "expected"),
+        [
+            ("2024-01-01 05:00:00.123456", "2024-01-01T05:00:00.123456+00:00"),
+            ("2024-01-01 05:00:00", "2024-01-01T05:00:00+00:00"),
+            ("2022:05:27 05:59:45.471635", "2022-05-27T05:59:45.471635+00:00"),
+            ("2024-01-01T05:00:00.123456+00:00", "2024-01-01T05:00:00.123456+00:00"),
+            ("2024-01-01T05:00:00.123456Z", "2024-01-01T05:00:00.123456Z"),
+            ("26 characters with a spac", "26 characters with a spac"),
+            ("(none)", "(none)"),
+            ("", ""),
+            (None, None),
+            (1704085200000, 1704085200000),
+        ],
+    )
+    def test_given_a_timestamp_when_extracted_then_it_is_rewritten_only_where_certain(
+        self, exported: object, expected: object
+    ) -> None:
+        line = json.dumps({"event_time": exported, "city": exported}).encode()
+        assert extract_lines(line) == [{"event_time": expected, "city": exported}]
+
+    @pytest.mark.parametrize("line", [b"Jane Doe, jane@doe.example", b"[1]", b'"text"', b'{"a":'])
+    def test_given_a_line_that_is_no_object_when_extracted_then_the_error_names_it_without_quoting(
+        self, line: bytes
+    ) -> None:
+        with pytest.raises(AirbyteTracedException) as failure:
+            extract_lines(b'{"a":1}\n' + line + b'\n{"a":2}\n')
+        assert failure.value.message == (
+            f"Amplitude sent something that is no JSON object: line 2 of member {MEMBER} of the "
+            "export of 20240101T07 to 20240101T08. Nothing after it was read. Report the window "
+            "to Amplitude's support."
+        )
+        assert failure.value.failure_type == FailureType.system_error
+        assert failure.value.__cause__ is None
+
+    def test_given_a_truncated_gzip_when_extracted_then_the_error_names_window_and_member(
+        self,
+    ) -> None:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as zipped:
+            zipped.writestr(MEMBER, gzip.compress(b'{"a":1}\n' * 1000)[:-9])
+        with pytest.raises(AirbyteTracedException, match="damaged archive") as failure:
+            extract(packed.getvalue())
+        assert MEMBER in (failure.value.message or "")
+        assert "20240101T07 to 20240101T08" in (failure.value.message or "")
+
+
+class TestExportErrorHandler:
+    handler = ExportErrorHandler(parameters={}, config={})
+
+    @pytest.mark.parametrize(
+        ("body", "begins"),
+        [
+            (b"", "b''"),
+            (b"<html>try again</html>", "b'<html>try again</html>'"),
+            (archive({MEMBER: b"{}\n" * 99})[:-30], "b'PK"),
+        ],
+        ids=["empty", "page", "cut-off"],
+    )
+    def test_given_a_body_that_is_no_archive_then_it_is_asked_for_again(
+        self, body: bytes, begins: str
+    ) -> None:
+        resolution = self.handler.interpret_response(response(body))
+        assert resolution.response_action is ResponseAction.RETRY
+        assert resolution.failure_type is FailureType.transient_error
+        assert f"it begins with {begins}" in (resolution.error_message or "")
+
+    def test_given_a_flipped_byte_then_it_is_asked_for_again(self) -> None:
+        body = bytearray(archive({MEMBER: b"{}\n"}))
+        body[len(MEMBER) + 45] ^= 1
+        resolution = self.handler.interpret_response(response(bytes(body)))
+        assert resolution.response_action is ResponseAction.RETRY
+        assert "the checksum of" in (resolution.error_message or "")
+
+    def test_given_a_folder_that_can_not_be_written_then_the_error_names_tmpdir(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+        with pytest.raises(AirbyteTracedException, match="TMPDIR"):
+            self.handler.interpret_response(response(archive({})))
+
+    def test_given_a_refusal_then_it_is_left_to_the_next_handler(self) -> None:
+        resolution = self.handler.interpret_response(response(b"Invalid API Key", status=403))
+        assert resolution.response_action is ResponseAction.FAIL
+        assert resolution.error_message is None
+
+
+class TestAmplitudeErrorHandler:
+    handler = AmplitudeErrorHandler(parameters={}, config={})
+
+    @pytest.mark.parametrize(
+        ("body", "said"),
+        [
+            (b'{"error":{"message":"A","metadata":{"details":"B"}}}', " (A: B)"),
+            (b'{"error":{"http_code":403,"metadata":{"details":"B"}}}', " (B)"),
+            (b'{"error":"plain"}', ' ({"error":"plain"})'),
+            (b"<p>\n  Bad gateway </p>", " (<p> Bad gateway </p>)"),
+            (b"", ""),
+        ],
+    )
+    def test_given_an_error_body_then_the_message_begins_with_what_it_says(
+        self, body: bytes, said: str
+    ) -> None:
+        resolution = self.handler.interpret_response(response(body, status=502))
+        assert (resolution.error_message or "").startswith(f"Amplitude answered HTTP 502{said}. ")
+
+    def test_given_an_unreachable_host_then_the_message_names_it_and_what_to_check(self) -> None:
+        request = requests.Request("GET", "https://amplitude.com/api/2/events/list").prepare()
+        error = requests.ConnectionError("no route", request=request)
+        resolution = self.handler.interpret_response(error)
+        assert resolution.response_action is ResponseAction.RETRY
+        assert resolution.error_message == (
+            "The connection to amplitude.com failed (ConnectionError: no route). Check that this "
+            "machine may reach it over HTTPS (name lookup, firewall, proxy), then try again."
+        )
+
+
+class TestDashboardSeries:
+    @staticmethod
+    def extract(data: Any, **parameters: Any) -> list[Any]:
+        answer = response(
+            json.dumps({"data": data}).encode(),
+            url="https://amplitude.com/api/2/users?start=20240101&end=20240102",
+        )
+        extractor = DashboardSeriesExtractor(parameters={"value_field": "value", **parameters})
+        return list(extractor.extract_records(answer))
+
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            {"seriesLabels": ["United States", "(none)"]},
+            {"seriesLabels": [[0, "United States"], [0, "(none)"]]},
+            {"seriesMeta": ["United States", "(none)"]},
+            {"seriesLabels": [], "seriesMeta": ["United States", "(none)"]},
+        ],
+    )
+    def test_given_labels_of_any_shape_when_extracted_then_each_count_stands_under_its_label(
+        self, labels: dict[str, Any]
+    ) -> None:
+        data = {"xValues": ["2024-01-01", "2024-01-02"], "series": [[7, 8], [1, 0]], **labels}
+        assert self.extract(data, labelled=True) == [
+            {"date": "2024-01-01", "value": {"United States": 7, "(none)": 1}},
+            {"date": "2024-01-02", "value": {"United States": 8, "(none)": 0}},
+        ]
+
+    @pytest.mark.parametrize(
+        "labels",
+        [{"seriesLabels": [0]}, {"seriesMeta": [{"segmentIndex": 0}]}, {}],
+    )
+    def test_given_one_unnamed_segment_when_extracted_then_its_label_is_its_index(
+        self, labels: dict[str, Any]
+    ) -> None:
+        data = {"xValues": ["2024-01-01"], "series": [[7]], **labels}
+        assert self.extract(data, labelled=True) == [{"date": "2024-01-01", "value": {"0": 7}}]
+
+    def test_given_a_single_series_when_extracted_then_its_value_stands_alone(self) -> None:
+        data = {"xValues": ["2024-01-01"], "series": [[61.5]], "seriesMeta": [{"segmentIndex": 0}]}
+        assert self.extract(data) == [{"date": "2024-01-01", "value": 61.5}]
+
+    @pytest.mark.parametrize(
+        "data", [None, [], {}, {"xValues": [], "series": []}, {"xValues": ["x"], "series": []}]
+    )
+    def test_given_nothing_when_extracted_then_there_are_no_records(self, data: Any) -> None:
+        assert self.extract(data, labelled=True) == []
+
+    @pytest.mark.parametrize(
+        ("data", "labelled", "found"),
+        [
+            ({"xValues": ["a", "b"], "series": [[1]]}, True, "2 days but [1] values"),
+            ({"xValues": ["a"], "series": [[1, 2]]}, False, "1 days but [2] values"),
+            (
+                {"xValues": ["a"], "series": [[1], [2]], "seriesLabels": ["x", "x"]},
+                True,
+                "2 series but the labels ['x', 'x']",
+            ),
+            (
+                {"xValues": ["a"], "series": [[1], [2]], "seriesLabels": ["x"]},
+                True,
+                "2 series but the labels ['x']",
+            ),
+            ({"xValues": ["a"], "series": [[1], [2]]}, False, "2 series but the labels ['value']"),
+        ],
+        ids=["short", "long", "same-label-twice", "label-missing", "extra-segment"],
+    )
+    def test_given_arrays_that_do_not_pair_when_extracted_then_it_fails_and_says_where(
+        self, data: Any, labelled: bool, found: str
+    ) -> None:
+        with pytest.raises(AirbyteTracedException) as failure:
+            self.extract(data, labelled=labelled)
+        assert failure.value.message == (
+            "Amplitude's answer to /api/2/users for 20240101 to 20240102 can't be read without "
+            f"guessing: {found}. Nothing of it was stored."
+        )
+
+
+class TestConfigValidation:
+    validation = ConfigValidation(
+        parameters={
+            "properties": {
+                "secret_key": {
+                    "type": "string",
+                    "title": "Secret Key",
+                    "airbyte_secret": True,
+                    "minLength": 1,
+                },
+                "num_workers": {"type": "integer", "title": "Workers", "maximum": 5},
+            }
+        }
+    )
+
+    def test_given_a_key_pasted_with_blanks_then_they_are_removed(self) -> None:
+        config = {"secret_key": " abc\n", "other": " x "}
+        self.validation.transform(config)
+        assert config == {"secret_key": "abc", "other": " x "}
+
+    @pytest.mark.parametrize("value", [123456789, "", " \n", None])
+    def test_given_a_bad_secret_then_the_message_names_the_field_and_never_the_value(
+        self, value: object
+    ) -> None:
+        with pytest.raises(AirbyteTracedException) as failure:
+            self.validation.transform({"secret_key": value})
+        assert failure.value.message == (
+            "Secret Key (secret_key) is not valid: it must be a text that is not empty."
+        )
+        assert failure.value.failure_type is FailureType.config_error
+
+    def test_given_a_number_out_of_range_then_the_message_names_the_field(self) -> None:
+        with pytest.raises(AirbyteTracedException) as failure:
+            self.validation.transform({"num_workers": 9})
+        assert failure.value.message == (
+            "Workers (num_workers) is not valid: 9 is greater than the maximum of 5."
+        )
+
+
+def test_given_the_file_as_text_when_injected_as_the_builder_does_then_its_classes_load() -> None:
+    import hashlib
+    import sys
+
+    text = Path(components.__file__).read_text()
+    names = ("components", "source_declarative_manifest.components")
+    before = {name: sys.modules.get(name) for name in names}
+    try:
+        checksums = {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+        module = register_components_module_from_string(text, checksums)
+        assert module.ExportArchiveExtractor(timestamp_fields=[]).timestamp_fields == []
+    finally:
+        for name, loaded in before.items():
+            if loaded is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = loaded

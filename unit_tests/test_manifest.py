@@ -1,0 +1,149 @@
+"""The manifest as a document: its order, its schemas, and that it says each thing once."""
+
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft7Validator
+
+from scripts.inline_schemas import inline_schemas, read_schemas
+from source_amplitude import SourceAmplitude
+from unit_tests.helpers import config
+
+ROOT = Path(__file__).parents[1]
+MANIFEST_TEXT = (ROOT / "source_amplitude" / "manifest.yaml").read_text()
+MANIFEST: dict[str, Any] = yaml.safe_load(MANIFEST_TEXT)
+SCHEMAS = read_schemas()
+METADATA = yaml.safe_load((ROOT / "metadata.yaml").read_text())["data"]
+
+
+def nodes(tree: Any, path: str = "#") -> Iterator[tuple[str, Any]]:
+    yield path, tree
+    children: Any = ()
+    if isinstance(tree, dict):
+        children = tree.items()
+    elif isinstance(tree, list):
+        children = enumerate(tree)
+    for key, child in children:
+        yield from nodes(child, f"{path}/{key}")
+
+
+def test_top_level_keys_stand_in_the_agreed_order() -> None:
+    assert list(MANIFEST) == [
+        "version",
+        "type",
+        "check",
+        "definitions",
+        "streams",
+        "concurrency_level",
+        "api_budget",
+        "spec",
+        "schemas",
+    ]
+
+
+def test_inline_schemas_are_those_of_the_files() -> None:
+    assert inline_schemas(MANIFEST_TEXT, SCHEMAS) == MANIFEST_TEXT, "run `make schemas`"
+    assert MANIFEST["schemas"] == SCHEMAS
+
+
+def test_streams_are_references_only_and_every_stream_defined_is_listed() -> None:
+    assert MANIFEST["streams"] == [
+        {"$ref": f"#/definitions/streams/{name}"} for name in MANIFEST["definitions"]["streams"]
+    ]
+
+
+def test_every_definition_is_used() -> None:
+    references = {node for path, node in nodes(MANIFEST) if path.endswith("/$ref")}
+    used = {re.split("/", reference)[2] for reference in references}
+    assert set(MANIFEST["definitions"]) - {"streams"} <= used
+
+
+def test_no_definition_of_more_than_a_few_lines_stands_twice() -> None:
+    body = {key: value for key, value in MANIFEST.items() if key not in ("spec", "schemas")}
+    subtrees = Counter(
+        text
+        for _, node in nodes(body)
+        if isinstance(node, dict) and (text := yaml.safe_dump(node)).count("\n") > 4
+    )
+    assert [text for text, count in subtrees.items() if count > 1] == []
+
+
+def test_the_manifest_loads_without_warnings_of_the_cdk(caplog: pytest.LogCaptureFixture) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        source = SourceAmplitude(config=config())
+        source.streams(config())
+    assert [str(w.message) for w in caught if w.category is DeprecationWarning] == []
+    assert source.deprecation_warnings() == []
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_field_is_described_and_nullable_and_times_are_typed(name: str) -> None:
+    schema = SCHEMAS[name]
+    assert isinstance(schema, dict)
+    Draft7Validator.check_schema(schema)
+    assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
+    assert schema["additionalProperties"] is True
+    for path, field in nodes(schema["properties"]):
+        if path == "#" or not isinstance(field, dict) or path.endswith("/properties"):
+            continue
+        if not path.endswith("/items"):
+            assert len(field["description"]) > 15, path
+        assert field["type"][0] == "null", path
+        if field.get("format") == "date-time":
+            assert field["airbyte_type"] == "timestamp_with_timezone", path
+
+
+@pytest.mark.parametrize("stream", MANIFEST["definitions"]["streams"].values(), ids=str)
+def test_keys_and_cursors_are_fields_of_the_schema(stream: dict[str, Any]) -> None:
+    source = SourceAmplitude(config=config())
+    built = {s.name: s.as_airbyte_stream() for s in source.streams(config())}[stream["name"]]
+    fields = SCHEMAS[stream["name"]]["properties"]  # type: ignore[index]
+    for key, *_ in built.source_defined_primary_key or []:
+        assert key in fields
+    for key in built.default_cursor_field or []:
+        assert key in fields
+
+
+def test_every_timestamp_of_events_is_rewritten() -> None:
+    selector = MANIFEST["definitions"]["streams"]["events"]["retriever"]["record_selector"]
+    properties = SCHEMAS["events"]["properties"]  # type: ignore[index]
+    assert sorted(selector["extractor"]["timestamp_fields"]) == sorted(
+        name for name, field in properties.items() if field.get("format") == "date-time"
+    )
+
+
+def test_fields_of_the_form_are_titled_ordered_and_described() -> None:
+    properties = MANIFEST["spec"]["connection_specification"]["properties"]
+    assert [field["order"] for field in properties.values()] == list(range(len(properties)))
+    for field in properties.values():
+        assert field["title"] == re.sub(
+            r"\b(?!by\b|of\b)\w", lambda m: m[0].upper(), field["title"]
+        )
+        assert len(field["description"]) > 40
+
+
+def test_version_and_base_image_are_the_same_everywhere() -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    assert f'version = "{METADATA["dockerImageTag"]}"' in pyproject
+    assert f"| {METADATA['dockerImageTag']} " in (ROOT / "docs" / "amplitude.md").read_text()
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert f"ARG BASE_IMAGE={METADATA['connectorBuildOptions']['baseImage']}" in dockerfile
+
+
+def test_allowed_hosts_are_those_the_manifest_calls() -> None:
+    url = MANIFEST["definitions"]["base_requester"]["url"]
+    assert re.findall(r"'([a-z.]+\.com)'", url)[::-1] == METADATA["allowedHosts"]["hosts"]
+
+
+def test_sample_config_is_accepted_by_the_spec() -> None:
+    sample = json.loads((ROOT / "integration_tests" / "sample_config.json").read_text())
+    assert Draft7Validator(MANIFEST["spec"]["connection_specification"]).is_valid(sample)
