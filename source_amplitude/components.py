@@ -24,6 +24,7 @@ import orjson
 import pytz
 import requests
 from airbyte_cdk.models import FailureType
+from airbyte_cdk.sources.declarative.auth.token import BasicHttpAuthenticator
 from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordExtractor
 from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErrorHandler
 from airbyte_cdk.sources.declarative.transformations.config_transformations.config_transformation import (  # noqa: E501
@@ -31,13 +32,26 @@ from airbyte_cdk.sources.declarative.transformations.config_transformations.conf
 )
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
-from airbyte_cdk.utils.airbyte_secrets_utils import filter_secrets
+from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
+from airbyte_cdk.utils.airbyte_secrets_utils import add_to_secrets, filter_secrets
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from jsonschema import Draft7Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 
 _CHUNK_BYTES = 256 * 1024
 _EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)")
+
+
+@dataclass
+class SecretiveBasicHttpAuthenticator(BasicHttpAuthenticator):
+    """HTTP Basic whose header the CDK hides from its logs, as it hides the two keys.
+
+    With ``--debug``, the built-in authenticator's Base64 of both keys is printed per request.
+    """
+
+    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        super().__post_init__(parameters)
+        add_to_secrets(self.token.removeprefix("Basic "))
 
 
 @dataclass
@@ -53,7 +67,7 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         if isinstance(response_or_exception, requests.RequestException):
-            return _connection_failed(response_or_exception)
+            return _connection_failed(response_or_exception, response_or_exception.request)
         resolution = super().interpret_response(response_or_exception)
         if not isinstance(response_or_exception, requests.Response) or response_or_exception.ok:
             return resolution
@@ -73,9 +87,11 @@ class ExportErrorHandler(DefaultErrorHandler):
 
     In: a response with an unread ``application/zip`` body. Out: the same response with ``raw``
     replaced by a temporary file that holds the archive, checked against its own directory and
-    checksums; or a resolution that has the CDK ask again. The CDK itself never retries a streamed
-    body that breaks off, and would hold an unstreamed one (up to 4 GB) in memory. Refusals are
-    left to the next handler.
+    checksums. The CDK itself never retries a streamed body that breaks off, and would hold an
+    unstreamed one (up to 4 GB) in memory. Refusals are left to the next handler.
+
+    Raises ``DefaultBackoffException``, which has the CDK ask again, for a body that breaks off or
+    is no intact archive.
     """
 
     # The ten minutes of the base class would be used up by the download of a large archive.
@@ -85,21 +101,27 @@ class ExportErrorHandler(DefaultErrorHandler):
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         if isinstance(response_or_exception, requests.RequestException):
-            return _connection_failed(response_or_exception)
+            return _connection_failed(response_or_exception, response_or_exception.request)
         if not isinstance(response_or_exception, requests.Response) or not response_or_exception.ok:
             return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
+        response = response_or_exception
         try:
-            response_or_exception.raw = _spool_archive(response_or_exception)
+            response.raw = _spool_archive(response)
+            return SUCCESS_RESOLUTION
         except requests.RequestException as error:
-            return _connection_failed(error)
+            failure: Exception = error
+            message = _connection_failed(error, response.request).error_message
         except zipfile.BadZipFile as error:
-            return ErrorResolution(
-                ResponseAction.RETRY,
-                FailureType.transient_error,
-                f"Amplitude answered HTTP 200 for {_window(response_or_exception)} with a body "
-                f"that is no intact zip archive: {error}.",
+            failure = error
+            message = (
+                f"Amplitude answered HTTP 200 for {_window(response)} with a body that is no "
+                f"intact zip archive: {error}."
             )
-        return SUCCESS_RESOLUTION
+        response.close()
+        # Raised, because the CDK logs the body of a response that is resolved to be retried.
+        raise DefaultBackoffException(
+            response.request, failure, message or "", FailureType.transient_error
+        )
 
 
 @dataclass
@@ -220,8 +242,10 @@ class ConfigValidation(ConfigTransformation):
                 )
 
 
-def _connection_failed(error: requests.RequestException) -> ErrorResolution:
-    host = urlsplit(error.request.url or "").hostname if error.request else None
+def _connection_failed(
+    error: requests.RequestException, request: requests.Request | requests.PreparedRequest | None
+) -> ErrorResolution:
+    host = urlsplit(request.url or "").hostname if request else None
     return ErrorResolution(
         ResponseAction.RETRY,
         FailureType.transient_error,

@@ -51,9 +51,10 @@ def records(output: EntrypointOutput) -> list[Mapping[str, Any]]:
 
 def final_state(output: EntrypointOutput) -> dict[str, Any]:
     """The last state printed, as a plain object."""
-    state = output.most_recent_state.stream_state
-    assert state is not None
-    return dict(vars(state))
+    state = output.most_recent_state
+    assert state
+    assert state.stream_state
+    return dict(vars(state.stream_state))
 
 
 def first_error(output: EntrypointOutput) -> tuple[str, FailureType]:

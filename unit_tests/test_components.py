@@ -14,6 +14,7 @@ from airbyte_cdk.sources.declarative.parsers.custom_code_compiler import (
     register_components_module_from_string,
 )
 from airbyte_cdk.sources.streams.http.error_handlers import ResponseAction
+from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 
 from source_amplitude import components
@@ -179,17 +180,17 @@ class TestExportErrorHandler:
     def test_given_a_body_that_is_no_archive_then_it_is_asked_for_again(
         self, body: bytes, begins: str
     ) -> None:
-        resolution = self.handler.interpret_response(response(body))
-        assert resolution.response_action is ResponseAction.RETRY
-        assert resolution.failure_type is FailureType.transient_error
-        assert f"it begins with {begins}" in (resolution.error_message or "")
+        with pytest.raises(DefaultBackoffException) as failure:
+            self.handler.interpret_response(response(body))
+        assert f"it begins with {begins}" in str(failure.value)
+        assert failure.value.failure_type is FailureType.transient_error
+        assert failure.value.response is None, "the CDK would log its body"
 
     def test_given_a_flipped_byte_then_it_is_asked_for_again(self) -> None:
         body = bytearray(archive({MEMBER: b"{}\n"}))
         body[len(MEMBER) + 45] ^= 1
-        resolution = self.handler.interpret_response(response(bytes(body)))
-        assert resolution.response_action is ResponseAction.RETRY
-        assert "the checksum of" in (resolution.error_message or "")
+        with pytest.raises(DefaultBackoffException, match="the checksum of"):
+            self.handler.interpret_response(response(bytes(body)))
 
     def test_given_a_folder_that_can_not_be_written_then_the_error_names_tmpdir(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -46,7 +46,7 @@ def export(start: str, end: str) -> HttpRequest:
 
 def exported(*events: dict[str, Any]) -> HttpResponse:
     body = archive({"187520/187520_2024-01-01_7#0.json.gz": json_lines(events)})
-    return HttpResponse(body, 200, {"Content-Type": "application/zip"})  # type: ignore[arg-type]
+    return HttpResponse(body, 200, {"Content-Type": "application/zip"})
 
 
 def event(uuid: str, uploaded: str) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class TestEvents:
                 export("20240101T00", "20240101T23"),
                 exported(event("a", "2024-01-01 07:00:00.000000")),
             )
-            http.get(export("20240102T00", "20240102T23"), HttpResponse(damaged, 200))  # type: ignore[arg-type]
+            http.get(export("20240102T00", "20240102T23"), HttpResponse(damaged, 200))
             http.get(
                 export("20240103T00", "20240103T20"),
                 exported(event("b", "2024-01-03 20:00:00.000000")),

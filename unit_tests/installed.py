@@ -1,0 +1,138 @@
+"""The installed commands as subprocesses, sent to a sandbox by environment variables alone."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandbox import Sandbox
+
+PACKAGE = Path(__file__).parents[1] / "source_amplitude"
+BIN = Path(sys.executable).parent
+SOURCE_AMPLITUDE = [str(BIN / "source-amplitude")]
+
+
+@dataclass
+class Run:
+    """What a command printed, and how it ended."""
+
+    exit_code: int
+    output: str
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return [
+            json.loads(line) for line in self.output.splitlines() if line.startswith('{"type":')
+        ]
+
+    def records(self, stream: str) -> list[dict[str, Any]]:
+        found = (message["record"] for message in self.messages if message["type"] == "RECORD")
+        return [record["data"] for record in found if record["stream"] == stream]
+
+    def counts(self) -> Counter[str]:
+        return Counter(
+            message["record"]["stream"] for message in self.messages if message["type"] == "RECORD"
+        )
+
+    def states(self) -> list[dict[str, Any]]:
+        """The last state of each stream, in the form that ``--state`` takes."""
+        last = {
+            message["state"]["stream"]["stream_descriptor"]["name"]: message["state"]
+            for message in self.messages
+            if message["type"] == "STATE"
+        }
+        return [{"type": "STREAM", "stream": state["stream"]} for _, state in sorted(last.items())]
+
+    def state(self, stream: str) -> dict[str, Any]:
+        found = [s["stream"] for s in self.states()]
+        return {s["stream_descriptor"]["name"]: s["stream_state"] for s in found}[stream]  # type: ignore[no-any-return]
+
+    def connection_status(self) -> dict[str, Any]:
+        [status] = [m for m in self.messages if m["type"] == "CONNECTION_STATUS"]
+        return status["connectionStatus"]  # type: ignore[no-any-return]
+
+    def first_error(self) -> dict[str, Any]:
+        errors = [m["trace"]["error"] for m in self.messages if m.get("trace", {}).get("error")]
+        return errors[0]  # type: ignore[no-any-return]
+
+
+class Connector:
+    """One installed command with one config, run in a folder of its own.
+
+    Every run is checked for the keys: they must not be in anything that a process prints.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sandbox: Sandbox,
+        command: list[str] = SOURCE_AMPLITUDE,
+        env: Mapping[str, str] | None = None,
+        **config: Any,
+    ) -> None:
+        self.folder = folder
+        self.config = sandbox.config(**config)
+        self.command = command
+        self.env = {**os.environ, **sandbox.env, "TMPDIR": str(folder / "tmp"), **(env or {})}
+        (folder / "tmp").mkdir(exist_ok=True)
+
+    def run(self, verb: str, *options: str, timeout: float = 120) -> Run:
+        process = self.start(verb, *options)
+        output, _ = process.communicate(timeout=timeout)
+        return self.finished(process, output)
+
+    def start(self, verb: str, *options: str) -> "subprocess.Popen[str]":
+        config = self._write("config.json", self.config) if verb != "spec" else []
+        return subprocess.Popen(
+            [*self.command, verb, *config, *options],
+            env=self.env,
+            cwd=self.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def finished(self, process: "subprocess.Popen[str]", output: str) -> Run:
+        keys = f"{self.config['api_key']}:{self.config['secret_key']}"
+        for secret in (*keys.split(":"), base64.b64encode(keys.encode()).decode()):
+            assert secret not in output, "a key was printed"
+        return Run(process.returncode, output)
+
+    def check(self) -> Run:
+        return self.run("check")
+
+    def read_options(self, *streams: str, state: list[dict[str, Any]] | None = None) -> list[str]:
+        catalog = self.catalog(*streams)
+        return [
+            *self._write("catalog.json", catalog, "--catalog"),
+            *(self._write("state.json", state, "--state") if state else []),
+        ]
+
+    def read(self, *streams: str, state: list[dict[str, Any]] | None = None) -> Run:
+        """Sync the named streams (all, if none is named), incrementally where they can."""
+        return self.run("read", *self.read_options(*streams, state=state))
+
+    def catalog(self, *streams: str) -> dict[str, Any]:
+        [found] = [m for m in self.run("discover").messages if m["type"] == "CATALOG"]
+        return {
+            "streams": [
+                {
+                    "stream": stream,
+                    "sync_mode": stream["supported_sync_modes"][-1],
+                    "destination_sync_mode": "append",
+                }
+                for stream in found["catalog"]["streams"]
+                if not streams or stream["name"] in streams
+            ]
+        }
+
+    def _write(self, name: str, content: object, option: str = "--config") -> list[str]:
+        path = self.folder / name
+        path.write_text(json.dumps(content))
+        return [option, str(path)]
