@@ -60,7 +60,7 @@ class HttpsProxy:
         except BaseException:
             self._clean_up()
             raise
-        self.url = f"http://{_LOOPBACK}:{port}"
+        self.url = f"http://{_LOOPBACK}:{port}"  # ignore-https-check: how clients name a proxy
         return self
 
     def __exit__(self, *exception: object) -> None:

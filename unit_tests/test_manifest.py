@@ -136,7 +136,8 @@ def test_version_and_base_image_are_the_same_everywhere() -> None:
     assert f'version = "{METADATA["dockerImageTag"]}"' in pyproject
     assert f"| {METADATA['dockerImageTag']} " in (ROOT / "docs" / "amplitude.md").read_text()
     dockerfile = (ROOT / "Dockerfile").read_text()
-    assert f"ARG BASE_IMAGE={METADATA['connectorBuildOptions']['baseImage']}" in dockerfile
+    assert f"ARG BASE_IMAGE={METADATA['connectorBuildOptions']['baseImage']}\n" in dockerfile
+    assert f"io.airbyte.version={METADATA['dockerImageTag']}\n" in dockerfile
 
 
 def test_allowed_hosts_are_those_the_manifest_calls() -> None:
