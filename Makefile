@@ -23,9 +23,10 @@ schemas: .venv/ready
 .venv/ready: pyproject.toml poetry.lock
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
 	  || { echo "Python 3.10 to 3.13 is needed: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Setting up .venv: this takes a minute or two, once."
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/pip install --quiet --editable . --group dev --group demo
+	$(BIN)/pip install -qq --upgrade 'pip>=25.1'
+	$(BIN)/pip install -qq --editable . --group dev --group demo
 	touch $@
 
 clean:

@@ -1,0 +1,163 @@
+"""Sync an Amplitude project into a DuckDB file and draw it.
+
+Without --config the project is a synthetic one, served by the sandbox on this machine.
+"""
+
+import argparse
+import io
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from demo.sync import Count, SyncError, import_pyairbyte, sync
+
+if TYPE_CHECKING:
+    from sandbox import Sandbox
+
+_CACHE = Path(".cache")
+_EXPORT_DELAY = timedelta(hours=2)
+_PASSING = timedelta(hours=6)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when all went well, 1 when something is wrong, 130 on Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("--config", type=Path, help="connector config (JSON) of a real project")
+    parser.add_argument("--db", type=Path, help="DuckDB file (.cache/<name of the config>.duckdb)")
+    parser.add_argument("--picture", type=Path, help="PNG file (.cache/<name of the config>.png)")
+    parser.add_argument("--streams", default="", help="comma-separated names (all)")
+    options = parser.parse_args(arguments)
+    name = options.config.stem if options.config else "demo"
+    db: Path = options.db or _CACHE / f"{name}.duckdb"
+    picture: Path = options.picture or _CACHE / f"{name}.png"
+    streams = [stream.strip() for stream in options.streams.split(",") if stream.strip()]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    if not (options.config and sys.stderr.isatty()):
+        # PyAirbyte's live view is worth its space only where reading takes long.
+        os.environ["NO_LIVE_PROGRESS"] = "1"
+    try:
+        import_pyairbyte()
+        if options.config:
+            config = _load(options.config)
+            print(f"Syncing the project of {options.config} into {db}")
+            counts = sync(config, db, streams)
+            print_counts(counts)
+        else:
+            _start_afresh(db, is_ours=options.db is None)
+            counts = run_demo(db, streams)
+        _show(db, picture, list(counts))
+    except SyncError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. What had been saved before is kept.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_demo(db: Path, streams: Sequence[str]) -> dict[str, Count]:
+    """Sync a week of the sandbox's events, let hours pass, and sync again.
+
+    Returns the counts of the second sync.
+
+    Raises:
+        SyncError: a sync failed, or a table does not hold what the sandbox does.
+    """
+    from sandbox import Project, Sandbox
+
+    midnight = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+    project = Project(events_per_hour=60, first_hour=midnight - timedelta(days=7))
+    with Sandbox(project, export_delay=_EXPORT_DELAY + _PASSING) as sandbox:
+        os.environ.update(sandbox.env)
+        print("The sandbox, a stand-in for Amplitude's API, serves a week of made-up events.")
+        print("\nFirst sync: all there is.")
+        sync_and_compare(sandbox, db, streams)
+        sandbox.export_delay = _EXPORT_DELAY
+        hours = _PASSING // timedelta(hours=1)
+        print(
+            f"\nSecond sync, as if {hours} hours later. Only what may be new moves: events from the"
+        )
+        print(
+            "last hour read on, daily numbers from the last day on; the short lists are read whole."
+        )
+        return sync_and_compare(sandbox, db, streams)
+
+
+def sync_and_compare(sandbox: "Sandbox", db: Path, streams: Sequence[str]) -> dict[str, Count]:
+    """Sync from the sandbox, print the counts, and compare them with what it holds.
+
+    Raises:
+        SyncError: the sync failed, or a table does not hold what the sandbox does.
+    """
+    before = truth(sandbox)
+    counts = sync(sandbox.config(), db, streams)
+    # An hour or a day may have begun meanwhile.
+    after = truth(sandbox)
+    print_counts(counts, after)
+    wrong = [s for s, count in counts.items() if not before[s] <= count.held <= after[s]]
+    if wrong:
+        raise SyncError(f"these tables do not hold what the sandbox does: {', '.join(wrong)}")
+    return counts
+
+
+def truth(sandbox: "Sandbox") -> dict[str, int]:
+    """The number of records per stream that can be read from the sandbox now."""
+    project, now = sandbox.project, sandbox.clock()
+    start = project.first_hour or now
+    days = (now.date() - start.date()).days + 1
+    return {
+        "events": sum(map(project.event_count, sandbox.exportable_hours(start, now))),
+        "active_users": days,
+        "average_session_length": days,
+        "annotations": len(project.annotations()),
+        "cohorts": len(project.cohorts()),
+        "events_list": len(project.events_list()),
+    }
+
+
+def print_counts(counts: Mapping[str, Count], expected: Mapping[str, int] | None = None) -> None:
+    """Print per stream: rows this sync has moved, rows of the table, and rows expected in it."""
+    print(f"\n  {'stream':24}{'moved':>10}{'in DuckDB':>12}{'in sandbox' if expected else '':>12}")
+    for stream, count in counts.items():
+        numbers = f"{count.moved:>10,}{count.held:>12,}"
+        print(f"  {stream:24}{numbers}" + (f"{expected[stream]:>12,}" if expected else ""))
+
+
+def _start_afresh(db: Path, is_ours: bool) -> None:
+    if db.exists() and not is_ours:
+        raise SyncError(f"{db} exists, and the demo starts afresh: delete it or name another file.")
+    for file in (db, db.with_name(f"{db.name}.wal")):
+        file.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SyncError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SyncError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise SyncError(f"{path} must hold a JSON object.")
+    return config
+
+
+def _show(db: Path, picture: Path, streams: Sequence[str]) -> None:
+    from demo.picture import draw
+
+    query = f"FROM {streams[0]} LIMIT 5"
+    if "events" in streams:
+        query = "SELECT event_type, count(*) AS n FROM events GROUP BY ALL ORDER BY n DESC"
+    python = sys.executable.removeprefix(f"{Path.cwd()}/")
+    print(f"\nPicture:  {picture if draw(db, picture) else 'nothing to draw yet'}")
+    print(f"DuckDB:   {db}\nTry it:   {python} -c \\")
+    print(f"""  "import duckdb; db = duckdb.connect('{db}'); db.sql('{query}').show()\"""")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The demo's syncs through PyAirbyte, from the sandbox into DuckDB."""
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from demo.__main__ import main, sync_and_compare, truth
+from demo.sync import Count, SyncError, sync
+from sandbox import Fault, Project, Sandbox
+
+pytestmark = pytest.mark.skipif(
+    find_spec("airbyte") is None, reason="PyAirbyte does not support this version of Python"
+)
+
+NOW = datetime.now(timezone.utc)
+FIRST_HOUR = (NOW - timedelta(hours=40)).replace(minute=0, second=0, microsecond=0)
+DELAY, LONGER_DELAY = timedelta(hours=2), timedelta(hours=6)
+
+
+class Syncs(NamedTuple):
+    """Two syncs, hours apart, what the sandbox held at each, and the database they filled."""
+
+    first: dict[str, Count]
+    first_truth: dict[str, int]
+    second: dict[str, Count]
+    second_truth: dict[str, int]
+    hours: list[datetime]
+    new_hours: list[datetime]
+    sandbox: Sandbox
+    db: Path
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    if (NOW.hour, NOW.minute) >= (23, 58):
+        pytest.skip("the day would end during the test")
+    project = Project(events_per_hour=12, first_hour=FIRST_HOUR)
+    with (
+        Sandbox(project, clock=lambda: NOW, export_delay=LONGER_DELAY) as sandbox,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in {**sandbox.env, "NO_LIVE_PROGRESS": "1"}.items():
+            patch.setenv(name, value)
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def syncs(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Syncs:
+    db = tmp_path_factory.mktemp("demo") / "demo.duckdb"
+    hours, first_truth = sandbox.exportable_hours(FIRST_HOUR, NOW), truth(sandbox)
+    first = sync(sandbox.config(), db)
+    sandbox.export_delay = DELAY
+    new_hours = sandbox.exportable_hours(FIRST_HOUR, NOW)[len(hours) :]
+    second = sync(sandbox.config(), db)
+    return Syncs(first, first_truth, second, truth(sandbox), hours, new_hours, sandbox, db)
+
+
+def test_given_a_project_when_synced_then_each_table_holds_what_the_sandbox_does(
+    syncs: Syncs,
+) -> None:
+    assert {stream: count.held for stream, count in syncs.first.items()} == syncs.first_truth
+    assert {stream: count.moved for stream, count in syncs.first.items()} == syncs.first_truth
+    assert syncs.first_truth["events"] > 300
+
+
+def test_given_time_has_passed_when_synced_again_then_the_tables_have_grown_by_the_new_hours(
+    syncs: Syncs,
+) -> None:
+    new_events = sum(map(syncs.sandbox.project.event_count, syncs.new_hours))
+
+    assert len(syncs.new_hours) == 4
+    assert syncs.second["events"].held == syncs.first["events"].held + new_events
+    assert {stream: count.held for stream, count in syncs.second.items()} == syncs.second_truth
+
+
+def test_given_time_has_passed_when_synced_again_then_only_the_last_hour_and_day_are_reread(
+    syncs: Syncs,
+) -> None:
+    moved = {stream: count.moved for stream, count in syncs.second.items()}
+    reread = [syncs.hours[-1], *syncs.new_hours]
+
+    assert moved == {
+        **syncs.second_truth,
+        "events": sum(map(syncs.sandbox.project.event_count, reread)),
+        "active_users": 1,
+        "average_session_length": 1,
+    }
+
+
+def test_given_a_synced_project_when_its_columns_are_described_then_they_have_fitting_types(
+    syncs: Syncs,
+) -> None:
+    import duckdb
+
+    with duckdb.connect(str(syncs.db), read_only=True) as connection:
+        types = {
+            (table, column): kind
+            for table, column, kind in connection.execute(
+                "SELECT table_name, column_name, data_type FROM duckdb_columns()"
+            ).fetchall()
+        }
+
+    assert types["events", "server_upload_time"] == "TIMESTAMP"
+    assert types["events", "event_properties"] == "JSON"
+    assert types["active_users", "date"] == "DATE"
+    assert types["active_users", "statistics"] == "JSON"
+    assert types["average_session_length", "length"] == "DECIMAL(38,9)"
+    assert types["cohorts", "syncmetadata"] == "JSON"
+
+
+def test_given_a_synced_project_when_drawn_then_the_picture_is_a_png(syncs: Syncs) -> None:
+    from demo.picture import draw
+
+    picture = syncs.db.with_name("pictures") / "demo.png"
+
+    assert draw(syncs.db, picture)
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_given_a_synced_project_when_summed_by_sql_then_the_picture_shows_the_truth(
+    syncs: Syncs,
+) -> None:
+    import duckdb
+
+    from demo.picture import DAILY_ACTIVE_USERS, EVENTS_PER_HOUR
+
+    with duckdb.connect(str(syncs.db), read_only=True) as connection:
+        events = connection.execute(EVENTS_PER_HOUR).fetchall()
+        users = connection.execute(DAILY_ACTIVE_USERS).fetchall()
+
+    project, hours = syncs.sandbox.project, [*syncs.hours, *syncs.new_hours]
+    assert events == [(hour.replace(tzinfo=None), project.event_count(hour)) for hour in hours]
+    assert users[-1] == (NOW.date(), sum(project.active_users(NOW.date()).values()))
+
+
+def test_given_a_sync_that_misses_events_when_compared_then_it_fails_and_names_the_table(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.inject(Fault("/api/2/export", status=404))
+
+    with pytest.raises(SyncError, match=r"do not hold what the sandbox does: events$"):
+        sync_and_compare(sandbox, tmp_path / "demo.duckdb", ["events", "cohorts"])
+
+
+def test_given_a_wrong_key_when_synced_then_one_line_says_so_in_the_connectors_words(
+    sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(sandbox.config(secret_key="0123456789abcdef" * 2)))
+
+    assert main(["--config", str(config), "--db", str(tmp_path / "real.duckdb")]) == 1
+
+    output = "".join(capfd.readouterr())
+    assert "The API Key and the Secret Key were refused" in output.splitlines()[-1]
+    assert "0123456789abcdef" not in output
+    assert "Traceback" not in output
+
+
+def test_given_a_database_of_someone_else_when_the_demo_is_to_use_it_then_it_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    db = tmp_path / "precious.duckdb"
+    db.write_bytes(b"precious")
+
+    assert main(["--db", str(db)]) == 1
+
+    assert "delete it or name another file" in capsys.readouterr().err
+    assert db.read_bytes() == b"precious"
