@@ -12,6 +12,7 @@ import json
 import math
 import re
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
@@ -161,6 +162,8 @@ class ExportArchiveExtractor(RecordExtractor):
                     if value:
                         event[name] = _rfc3339(value)
                 yield event
+                if not line_number % 64:
+                    time.sleep(0)
         except (EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
             raise AirbyteTracedException(
                 message=f"Amplitude sent a damaged archive: {place} can't be unpacked after line "
