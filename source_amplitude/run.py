@@ -10,6 +10,7 @@ from airbyte_cdk.entrypoint import AirbyteEntrypoint, launch
 from airbyte_cdk.models import AirbyteMessage, AirbyteStateMessage, ConfiguredAirbyteCatalog
 from airbyte_cdk.sources.declarative.yaml_declarative_source import YamlDeclarativeSource
 from airbyte_cdk.sources.streams.concurrent.abstract_stream import AbstractStream
+from airbyte_cdk.sources.streams.concurrent.default_stream import DefaultStream
 from airbyte_cdk.sources.streams.concurrent.partitions.partition import Partition
 from airbyte_cdk.sources.types import Record
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
@@ -33,11 +34,12 @@ class LatestRecordCursor:
         self._latest: dict[int, str] = {}
 
     def observe(self, record: Record) -> None:
-        value = record.data.get(self._field)
-        key = id(record.associated_slice)
-        if not isinstance(value, str) or value > self._latest.get(key, ""):
-            self._cursor.observe(record)
+        key, value = id(record.associated_slice), record.data.get(self._field)
+        if isinstance(value, str):
+            if value <= self._latest.get(key, ""):
+                return
             self._latest[key] = value
+        self._cursor.observe(record)
 
     def close_partition(self, partition: Partition) -> None:
         self._cursor.close_partition(partition)
@@ -68,8 +70,9 @@ class SourceAmplitude(YamlDeclarativeSource):
     def streams(self, config: Mapping[str, Any]) -> list[AbstractStream]:
         streams = super().streams(config)
         for stream in streams:
-            if stream.cursor_field:
-                stream._cursor = LatestRecordCursor(stream.cursor, stream.cursor_field)
+            if isinstance(stream, DefaultStream) and stream.cursor_field:
+                cursor: Any = LatestRecordCursor(stream.cursor, stream.cursor_field)
+                stream._cursor = cursor
         return streams
 
 
