@@ -12,6 +12,7 @@ import json
 import math
 import re
 import tempfile
+import threading
 import time
 import zipfile
 import zlib
@@ -40,6 +41,7 @@ from jsonschema import Draft7Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 
 _CHUNK_BYTES = 256 * 1024
+_GIVE_WAY_BYTES = 128 * 1024
 _EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)")
 
 
@@ -139,8 +141,13 @@ class ExportArchiveExtractor(RecordExtractor):
 
     timestamp_fields: list[str]
 
+    def __post_init__(self) -> None:
+        # Archives are downloaded side by side and read one by one: readers of several would hinder
+        # each other at the interpreter's lock, and outrun the thread that prints.
+        self._one_by_one = threading.Lock()
+
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
-        with response.raw as spooled, zipfile.ZipFile(spooled) as archive:
+        with self._one_by_one, response.raw as spooled, zipfile.ZipFile(spooled) as archive:
             for member in archive.infolist():
                 if member.is_dir():
                     continue
@@ -149,7 +156,7 @@ class ExportArchiveExtractor(RecordExtractor):
                     yield from self._events(packed, place)
 
     def _events(self, packed: IO[bytes], place: str) -> Iterator[MutableMapping[str, Any]]:
-        line_number = 0
+        line_number = held_back = 0
         try:
             lines = io.BufferedReader(gzip.GzipFile(fileobj=packed), _CHUNK_BYTES)
             for line in lines:
@@ -162,7 +169,11 @@ class ExportArchiveExtractor(RecordExtractor):
                     if value:
                         event[name] = _rfc3339(value)
                 yield event
-                if not line_number % 64:
+                held_back += len(line)
+                if held_back > _GIVE_WAY_BYTES:
+                    # Let the thread that prints records catch up. The queue between the two is
+                    # bounded in records only, and records that grow old in it are slow to print.
+                    held_back = 0
                     time.sleep(0)
         except (EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
             raise AirbyteTracedException(

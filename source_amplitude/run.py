@@ -22,7 +22,7 @@ sys.modules.setdefault("source_declarative_manifest.components", components)
 
 
 class LatestRecordCursor:
-    """A stream's cursor that is shown only the records that advance it.
+    """A stream's cursor that is shown one record of each partition, the latest, when it closes.
 
     The CDK's cursor hashes the slice and parses the cursor's value of every record, a third of
     what an event costs. Values of one stream have one form, so the greatest text is the latest.
@@ -31,19 +31,23 @@ class LatestRecordCursor:
     def __init__(self, cursor: Any, field: str) -> None:
         self._cursor = cursor
         self._field = field
-        self._latest: dict[int, str] = {}
+        self._latest: dict[int, tuple[str, Record]] = {}
 
     def observe(self, record: Record) -> None:
-        key, value = id(record.associated_slice), record.data.get(self._field)
-        if isinstance(value, str):
-            if value <= self._latest.get(key, ""):
-                return
-            self._latest[key] = value
-        self._cursor.observe(record)
+        value = record.data.get(self._field)
+        if not isinstance(value, str):
+            self._cursor.observe(record)
+            return
+        # The partition's own slice object, also for records of a split window.
+        partition = id(record.associated_slice)
+        latest = self._latest.get(partition)
+        if latest is None or value > latest[0]:
+            self._latest[partition] = (value, record)
 
     def close_partition(self, partition: Partition) -> None:
+        if latest := self._latest.pop(id(partition.to_slice()), None):
+            self._cursor.observe(latest[1])
         self._cursor.close_partition(partition)
-        self._latest.pop(id(partition.to_slice()), None)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cursor, name)

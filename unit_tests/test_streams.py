@@ -145,6 +145,13 @@ class TestEvents:
             output = read_stream("events", settings)
         assert output.errors == []
 
+    def test_given_an_end_date_when_read_then_the_hour_before_it_is_the_last(self) -> None:
+        settings = config(start_date="2024-01-02T18:00:00Z", end_date="2024-01-02T20:00:00Z")
+        with HttpMocker() as http:
+            http.get(export("20240102T18", "20240102T19"), NO_DATA)
+            output = read_stream("events", settings)
+        assert output.errors == []
+
     @pytest.mark.parametrize("status", [400, 504])
     def test_given_a_window_too_large_when_read_then_its_halves_are_read_and_the_state_is_the_same(
         self, status: int
@@ -328,6 +335,15 @@ class TestAverageSessionLength:
             {"date": "2024-01-03", "length": 59.25},
         ]
         assert final_state(output) == {"date": "2024-01-03"}
+
+    def test_given_an_end_date_when_read_then_the_day_before_it_is_the_last(self) -> None:
+        with HttpMocker() as http:
+            http.get(
+                HttpRequest(SESSIONS, {"start": "20240101", "end": "20240101"}),
+                answer({"xValues": ["2024-01-01"], "series": [[60]]}),
+            )
+            output = read_stream("average_session_length", config(end_date="2024-01-02T00:00:00Z"))
+        assert final_state(output) == {"date": "2024-01-01"}
 
     @pytest.mark.parametrize("written", ["2024-01-02", "2024-01-02T00:00:00"])
     def test_given_a_state_when_read_then_its_day_is_read_again(self, written: str) -> None:
