@@ -71,6 +71,7 @@ class ReceivedRequest:
     `status` is None until the answer begins, and stays so if the client leaves before. `cost` is in
     Amplitude's units; the export has none. `started` and `finished` are seconds of
     `time.monotonic()`; `finished` is None until the last byte is sent or the connection is closed.
+    `has_credentials` says whether any were sent, right or wrong.
     """
 
     method: str
@@ -81,6 +82,7 @@ class ReceivedRequest:
     status: int | None = None
     cost: int = 0
     finished: float | None = None
+    has_credentials: bool = False
 
 
 class Sandbox:
@@ -199,6 +201,7 @@ class Sandbox:
             request.url.path,
             dict(request.query_params),
             time.monotonic(),
+            has_credentials="Authorization" in request.headers,
         )
         with self._lock:
             self._requests.append(received)

@@ -9,18 +9,23 @@ Only what the CDK itself installs is imported.
 import gzip
 import io
 import json
+import logging
 import math
 import re
+import struct
 import tempfile
 import threading
 import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import IO, Any
 from urllib.parse import parse_qs, urlsplit
+from weakref import WeakKeyDictionary
 
 import orjson
 import pytz
@@ -28,6 +33,8 @@ import requests
 from airbyte_cdk.models import FailureType
 from airbyte_cdk.sources.declarative.auth.token import BasicHttpAuthenticator
 from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordExtractor
+from airbyte_cdk.sources.declarative.migrations.state_migration import StateMigration
+from airbyte_cdk.sources.declarative.models.declarative_component_schema import DeclarativeStream
 from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErrorHandler
 from airbyte_cdk.sources.declarative.transformations.config_transformations.config_transformation import (  # noqa: E501
     ConfigTransformation,
@@ -35,6 +42,9 @@ from airbyte_cdk.sources.declarative.transformations.config_transformations.conf
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
 from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
+from airbyte_cdk.sources.streams.http.request_window_split_exception import (
+    RequestWindowSplitRequiredException,
+)
 from airbyte_cdk.utils.airbyte_secrets_utils import add_to_secrets, filter_secrets
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from jsonschema import Draft7Validator, FormatChecker
@@ -42,6 +52,21 @@ from jsonschema.exceptions import ValidationError
 
 _CHUNK_BYTES = 256 * 1024
 _GIVE_WAY_BYTES = 128 * 1024
+_LINE_BYTES = 32 * 1024 * 1024
+_REPORT_SECONDS = 30
+_BREAKS_BEFORE_SPLIT = 2
+# zipfile and gzip raise more than their own errors for damaged or unusual archives.
+_UNZIP_ERRORS = (
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    struct.error,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_LOGGER = logging.getLogger("airbyte")
 _EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)")
 
 
@@ -91,29 +116,47 @@ class ExportErrorHandler(DefaultErrorHandler):
     In: a response with an unread ``application/zip`` body. Out: the same response with ``raw``
     replaced by a temporary file that holds the archive, checked against its own directory and
     checksums. The CDK itself never retries a streamed body that breaks off, and would hold an
-    unstreamed one (up to 4 GB) in memory. Refusals are left to the next handler.
+    unstreamed one (up to 4 GB) in memory. An hour that can't be split any more is unpacked as well
+    before it counts. 404, an empty window, is named in the log; other refusals are left to the
+    next handler.
 
     Raises ``DefaultBackoffException``, which has the CDK ask again, for a body that breaks off or
-    is no intact archive.
+    is no intact archive; resolves to a split when a long window breaks off again and again.
     """
 
     # The ten minutes of the base class would be used up by the download of a large archive.
     max_time: int = 24 * 60 * 60
+
+    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        super().__post_init__(parameters)
+        self._breaks: MutableMapping[requests.PreparedRequest, int] = WeakKeyDictionary()
 
     def interpret_response(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         if isinstance(response_or_exception, requests.RequestException):
             return _connection_failed(response_or_exception, response_or_exception.request)
-        if not isinstance(response_or_exception, requests.Response) or not response_or_exception.ok:
+        if not isinstance(response_or_exception, requests.Response):
             return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
         response = response_or_exception
+        if response.status_code == 404:
+            said = f"Export of {_window(response)}: no events ({_error_text(response)} HTTP 404)."
+            return ErrorResolution(ResponseAction.IGNORE, error_message=said)
+        if not response.ok:
+            return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
+        failure_type = FailureType.transient_error
         try:
             response.raw = _spool_archive(response)
             return SUCCESS_RESOLUTION
         except requests.RequestException as error:
             failure: Exception = error
             message = _connection_failed(error, response.request).error_message
+            self._breaks[response.request] = self._breaks.get(response.request, 0) + 1
+            if self._breaks[response.request] > _BREAKS_BEFORE_SPLIT and not _is_one_hour(response):
+                return ErrorResolution(ResponseAction.SPLIT_REQUEST_WINDOW, failure_type, message)
+        except _DamagedMember as error:
+            failure, message = error, f"{error} in the export of {_window(response)}."
+            failure_type = FailureType.system_error
         except zipfile.BadZipFile as error:
             failure = error
             message = (
@@ -122,9 +165,7 @@ class ExportErrorHandler(DefaultErrorHandler):
             )
         response.close()
         # Raised, because the CDK logs the body of a response that is resolved to be retried.
-        raise DefaultBackoffException(
-            response.request, failure, message or "", FailureType.transient_error
-        )
+        raise DefaultBackoffException(response.request, failure, message or "", failure_type)
 
 
 @dataclass
@@ -136,7 +177,9 @@ class ExportArchiveExtractor(RecordExtractor):
     built-in decoders hold archive and members in memory, drop lines they can't parse, and leave
     timestamps to a transformation that costs more per event than all of this does.
 
-    Raises ``AirbyteTracedException`` naming window, member and line for what can't be read.
+    Raises ``RequestWindowSplitRequiredException``, which has the CDK read the window again as two
+    halves, for a member that can't be unpacked; ``AirbyteTracedException`` naming window, member
+    and line for one that is no event.
     """
 
     timestamp_fields: list[str]
@@ -147,47 +190,53 @@ class ExportArchiveExtractor(RecordExtractor):
         self._one_by_one = threading.Lock()
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        window = _window(response)
         with self._one_by_one, response.raw as spooled, zipfile.ZipFile(spooled) as archive:
-            for member in archive.infolist():
-                if member.is_dir():
-                    continue
-                place = f"member {member.filename} of the export of {_window(response)}"
-                with archive.open(member) as packed:
-                    yield from self._events(packed, place)
-
-    def _events(self, packed: IO[bytes], place: str) -> Iterator[MutableMapping[str, Any]]:
-        line_number = held_back = 0
-        try:
-            lines = io.BufferedReader(gzip.GzipFile(fileobj=packed), _CHUNK_BYTES)
-            for line in lines:
-                line_number += 1
-                if line.isspace():
-                    continue
-                event = _parse_event(line)
-                for name in self.timestamp_fields:
-                    value = event.get(name)
-                    if value:
-                        event[name] = _rfc3339(value)
-                yield event
-                held_back += len(line)
-                if held_back > _GIVE_WAY_BYTES:
+            started = reported = time.monotonic()
+            members = [m for m in archive.infolist() if m.file_size]
+            events = unreported_bytes = 0
+            for files, member in enumerate(members):
+                for line_number, line in enumerate(_lines(archive, member, window), start=1):
+                    if line.isspace():
+                        continue
+                    event = self._event(
+                        line, f"line {line_number} of member {member.filename}", window
+                    )
+                    yield event
+                    events += 1
+                    unreported_bytes += len(line)
+                    if unreported_bytes < _GIVE_WAY_BYTES:
+                        continue
                     # Let the thread that prints records catch up. The queue between the two is
                     # bounded in records only, and records that grow old in it are slow to print.
-                    held_back = 0
+                    unreported_bytes = 0
                     time.sleep(0)
-        except (EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
-            raise AirbyteTracedException(
-                message=f"Amplitude sent a damaged archive: {place} can't be unpacked after line "
-                f"{line_number} ({error}). Run the sync again; if it fails in the same place, "
-                "report the window to Amplitude's support.",
-                failure_type=FailureType.system_error,
-            ) from error
+                    if time.monotonic() - reported > _REPORT_SECONDS:
+                        reported = time.monotonic()
+                        _LOGGER.info(
+                            f"Export of {window}: {events:,} events so far, of {files} of "
+                            f"{len(members)} files."
+                        )
+            size = sum(member.compress_size for member in members)
+            _LOGGER.info(
+                f"Export of {window}: {len(members)} files, {events:,} events, {size:,} bytes "
+                f"zipped, read in {time.monotonic() - started:.1f} s."
+            )
+
+    def _event(self, line: bytes, place: str, window: str) -> dict[str, Any]:
+        try:
+            event = _parse_event(line)
         except ValueError:
             raise AirbyteTracedException(
-                message=f"Amplitude sent something that is no JSON object: line {line_number} of "
-                f"{place}. Nothing after it was read. Report the window to Amplitude's support.",
+                message=f"Amplitude sent something that is no event: {place} of the export of "
+                f"{window}. Nothing after it was read. Report the window to Amplitude's support.",
                 failure_type=FailureType.system_error,
             ) from None  # the cause would quote the line, which is a customer's data
+        for name in self.timestamp_fields:
+            value = event.get(name)
+            if value:
+                event[name] = _rfc3339(value)
+        return event
 
 
 @dataclass
@@ -223,6 +272,38 @@ class DashboardSeriesExtractor(RecordExtractor):
                 "date": day,
                 value_field: dict(zip(labels, values, strict=True)) if labelled else values[0],
             }
+
+
+@dataclass
+class StateValidation(StateMigration):
+    """A saved state in; nothing is migrated, but a state that can't be read is named.
+
+    The cursor itself reads every form that published versions have written, see
+    ``cursor_datetime_formats``; what it says of another one ("No format in [...] matching ...")
+    helps nobody.
+
+    Raises ``AirbyteTracedException`` (config error).
+    """
+
+    declarative_stream: DeclarativeStream
+
+    def should_migrate(self, stream_state: Mapping[str, Any]) -> bool:
+        cursor: Any = self.declarative_stream.incremental_sync
+        value = stream_state.get(cursor.cursor_field)
+        if value and not any(
+            _is_time_of_form(value, form) for form in cursor.cursor_datetime_formats
+        ):
+            example = datetime(2024, 1, 31, 20).strftime(cursor.datetime_format)
+            raise AirbyteTracedException(
+                message=f"The saved state of the stream {self.declarative_stream.name} can't be "
+                f"read: {cursor.cursor_field} is {value!r}, where a time such as {example} should "
+                "be. Clear the stream's data in Airbyte, or mend its state.",
+                failure_type=FailureType.config_error,
+            )
+        return not value and cursor.cursor_field in stream_state
+
+    def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
 
 
 @dataclass
@@ -292,7 +373,7 @@ def _spool_archive(response: requests.Response) -> IO[bytes]:
         try:
             for chunk in response.iter_content(_CHUNK_BYTES):
                 spooled.write(chunk)
-            _check_archive(spooled)
+            _check_archive(spooled, is_to_be_unpacked=_is_one_hour(response))
         except BaseException:
             spooled.close()
             raise
@@ -309,11 +390,21 @@ def _spool_archive(response: requests.Response) -> IO[bytes]:
     return spooled
 
 
-def _check_archive(spooled: IO[bytes]) -> None:
+class _DamagedMember(zipfile.BadZipFile):
+    """A member of an intact zip archive that can't be unpacked."""
+
+
+def _check_archive(spooled: IO[bytes], is_to_be_unpacked: bool) -> None:
     try:
         with zipfile.ZipFile(spooled) as archive:
             damaged = archive.testzip()
-    except zipfile.BadZipFile as error:
+            for member in archive.infolist() if is_to_be_unpacked and not damaged else ():
+                with _unpacked(archive, member) as lines:
+                    while lines.read(_CHUNK_BYTES):
+                        pass
+    except _DamagedMember:
+        raise
+    except _UNZIP_ERRORS as error:
         spooled.seek(0)
         begins = filter_secrets(repr(spooled.read(80)))
         raise zipfile.BadZipFile(f"{error}; it begins with {begins}") from error
@@ -321,9 +412,34 @@ def _check_archive(spooled: IO[bytes]) -> None:
         raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
 
 
+@contextmanager
+def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[io.BufferedReader]:
+    try:
+        with archive.open(member) as packed:
+            yield io.BufferedReader(gzip.GzipFile(fileobj=packed), _CHUNK_BYTES)
+    except _UNZIP_ERRORS as error:
+        raise _DamagedMember(f"Member {member.filename} can't be unpacked ({error})") from error
+
+
+def _lines(archive: zipfile.ZipFile, member: zipfile.ZipInfo, window: str) -> Iterator[bytes]:
+    try:
+        with _unpacked(archive, member) as lines:
+            # Not a plain iteration: a line may not grow beyond all bounds.
+            yield from iter(partial(lines.readline, _LINE_BYTES), b"")
+    except _DamagedMember as error:
+        message = f"{error} in the export of {window}."
+        _LOGGER.warning(f"{message} Its hours are read again; their events may come twice.")
+        raise RequestWindowSplitRequiredException("events", message) from error
+
+
 def _window(response: requests.Response) -> str:
     query = parse_qs(urlsplit(response.request.url or "").query)
     return f"{query['start'][0]} to {query['end'][0]}"
+
+
+def _is_one_hour(response: requests.Response) -> bool:
+    start, _, end = _window(response).partition(" to ")
+    return start == end
 
 
 def _parse_event(line: bytes) -> dict[str, Any]:
@@ -339,8 +455,9 @@ def _parse_event(line: bytes) -> dict[str, Any]:
             line.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_float=_finite
         )
         event = json.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
-    if not isinstance(event, dict):
-        raise ValueError("not an object")
+    # The CDK takes an empty record for the end of the sync.
+    if not isinstance(event, dict) or not event:
+        raise ValueError("no event")
     return event
 
 
@@ -383,6 +500,13 @@ def _unpaired(response: requests.Response, found: str) -> AirbyteTracedException
         f"{_window(response)} can't be read without guessing: {found}. Nothing of it was stored.",
         failure_type=FailureType.system_error,
     )
+
+
+def _is_time_of_form(value: object, form: str) -> bool:
+    try:
+        return bool(datetime.strptime(str(value), form))
+    except ValueError:
+        return False
 
 
 def _is_utc_datetime(value: object) -> bool:

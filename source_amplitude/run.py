@@ -1,13 +1,17 @@
 """The console script ``source-amplitude``: ``spec``, ``check``, ``discover``, ``read``."""
 
 import gc
+import os
+import signal
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from airbyte_cdk.entrypoint import AirbyteEntrypoint, launch
-from airbyte_cdk.models import AirbyteMessage, AirbyteStateMessage, ConfiguredAirbyteCatalog
+from airbyte_cdk.entrypoint import AirbyteEntrypoint
+from airbyte_cdk.logger import PRINT_BUFFER
+from airbyte_cdk.models import AirbyteStateMessage, ConfiguredAirbyteCatalog
 from airbyte_cdk.sources.declarative.yaml_declarative_source import YamlDeclarativeSource
 from airbyte_cdk.sources.streams.concurrent.abstract_stream import AbstractStream
 from airbyte_cdk.sources.streams.concurrent.default_stream import DefaultStream
@@ -81,11 +85,35 @@ class SourceAmplitude(YamlDeclarativeSource):
 
 
 def run(args: list[str] | None = None) -> None:
-    """Run one command of the Airbyte protocol; messages go to standard output."""
-    args = sys.argv[1:] if args is None else args
+    """Run one command of the Airbyte protocol; messages go to standard output.
+
+    Ctrl-C, SIGTERM and a reader that goes away end it at once and without a word.
+    """
+    # Objects of the start-up are for good, and those of a record live briefly.
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    messages = _messages(sys.argv[1:] if args is None else args)
+    try:
+        # As airbyte_cdk.entrypoint.launch does, which can't be ended in an orderly way.
+        with PRINT_BUFFER:
+            for message in messages:
+                print(f"{message}\n", end="")
+    except (KeyboardInterrupt, BrokenPipeError):
+        messages.close()  # removes the CDK's temporary folder
+        # Readers may be waiting for Amplitude for minutes; what they hold vanishes with them.
+        os._exit(130)
+
+
+def _messages(args: list[str]) -> Generator[str, None, None]:
     parsed = AirbyteEntrypoint.parse_args(args)
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        message = f"There is no folder for temporary files: {error.strerror}. Point TMPDIR to one."
+        trace = AirbyteTracedException(message=message).as_airbyte_message()
+        yield AirbyteEntrypoint.airbyte_message_to_string(trace)
+        sys.exit(1)
     paths = {name: getattr(parsed, name, None) for name in ("catalog", "config", "state")}
     try:
         source = SourceAmplitude(
@@ -95,13 +123,9 @@ def run(args: list[str] | None = None) -> None:
             config_path=paths["config"],
         )
     except AirbyteTracedException as error:
-        _print(error.as_airbyte_message())
-        if parsed.command == "check" and (status := error.as_connection_status_message()):
-            _print(status)
-            return
-        sys.exit(1)
-    launch(source, args)
-
-
-def _print(message: AirbyteMessage) -> None:
-    print(AirbyteEntrypoint.airbyte_message_to_string(message), flush=True)
+        yield AirbyteEntrypoint.airbyte_message_to_string(error.as_airbyte_message())
+        if parsed.command != "check" or not (status := error.as_connection_status_message()):
+            sys.exit(1)
+        yield AirbyteEntrypoint.airbyte_message_to_string(status)
+        return
+    yield from AirbyteEntrypoint(source).run(parsed)

@@ -16,6 +16,12 @@ from sandbox import Sandbox
 PACKAGE = Path(__file__).parents[1] / "source_amplitude"
 BIN = Path(sys.executable).parent
 SOURCE_AMPLITUDE = [str(BIN / "source-amplitude")]
+SOURCE_DECLARATIVE_MANIFEST = [str(BIN / "source-declarative-manifest")]
+RUNNER_ENV = {"AIRBYTE_ENABLE_UNSAFE_CODE": "true"}
+RUNNER_OPTIONS = [
+    *("--manifest-path", str(PACKAGE / "manifest.yaml")),
+    *("--components-path", str(PACKAGE / "components.py")),
+]
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from airbyte_cdk.sources.declarative.parsers.custom_code_compiler import (
 )
 from airbyte_cdk.sources.streams.http.error_handlers import ResponseAction
 from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
+from airbyte_cdk.sources.streams.http.request_window_split_exception import (
+    RequestWindowSplitRequiredException,
+)
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 
 from source_amplitude import components
@@ -139,30 +143,82 @@ class TestExportArchive:
         line = json.dumps({"event_time": exported, "city": exported}).encode()
         assert extract_lines(line) == [{"event_time": expected, "city": exported}]
 
-    @pytest.mark.parametrize("line", [b"Jane Doe, jane@doe.example", b"[1]", b'"text"', b'{"a":'])
-    def test_given_a_line_that_is_no_object_when_extracted_then_the_error_names_it_without_quoting(
+    @pytest.mark.parametrize(
+        "line", [b"Jane Doe, jane@doe.example", b"[1]", b'"text"', b'{"a":', b"{}"]
+    )
+    def test_given_a_line_that_is_no_event_when_extracted_then_the_error_names_it_without_quoting(
         self, line: bytes
     ) -> None:
         with pytest.raises(AirbyteTracedException) as failure:
             extract_lines(b'{"a":1}\n' + line + b'\n{"a":2}\n')
         assert failure.value.message == (
-            f"Amplitude sent something that is no JSON object: line 2 of member {MEMBER} of the "
-            "export of 20240101T07 to 20240101T08. Nothing after it was read. Report the window "
-            "to Amplitude's support."
+            f"Amplitude sent something that is no event: line 2 of member {MEMBER} of the export "
+            "of 20240101T07 to 20240101T08. Nothing after it was read. Report the window to "
+            "Amplitude's support."
         )
         assert failure.value.failure_type == FailureType.system_error
         assert failure.value.__cause__ is None
 
-    def test_given_a_truncated_gzip_when_extracted_then_the_error_names_window_and_member(
-        self,
+    def test_given_a_truncated_gzip_when_extracted_then_its_window_is_to_be_split(self) -> None:
+        records = iter(self.start(damaged_archive()))
+        assert next(records) == {"a": 1}
+        with pytest.raises(RequestWindowSplitRequiredException, match="can't be unpacked"):
+            list(records)
+
+    @staticmethod
+    def start(body: bytes) -> Any:
+        answer = response(body)
+        ExportErrorHandler(parameters={}, config={}).interpret_response(answer)
+        return ExportArchiveExtractor(timestamp_fields=FIELDS).extract_records(answer)
+
+    def test_given_a_line_without_end_when_extracted_then_memory_stays_bounded(
+        self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(components, "_LINE_BYTES", 1000)
+        with pytest.raises(AirbyteTracedException, match=f"line 1 of member {MEMBER}"):
+            extract_lines(b'{"a":"' + b"x" * 10**6 + b'"}')
+
+    @pytest.mark.parametrize("name", ["/etc/passwd", "../../outside.gz", "C:\\x.gz"])
+    def test_given_an_unusual_name_when_extracted_then_nothing_is_written_anywhere(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert extract(archive({name: b'{"a":1}\n'})) == [{"a": 1}]
+        assert list(tmp_path.rglob("*")) == []
+
+    def test_given_ten_thousand_members_when_extracted_then_all_are_read(self) -> None:
+        members = {f"187520/{number}.json.gz": b'{"a":%d}\n' % number for number in range(10_000)}
+        assert [event["a"] for event in extract(archive(members))] == list(range(10_000))
+
+    def test_given_zip64_when_extracted_then_it_is_read(self) -> None:
         packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w") as zipped:
-            zipped.writestr(MEMBER, gzip.compress(b'{"a":1}\n' * 1000)[:-9])
-        with pytest.raises(AirbyteTracedException, match="damaged archive") as failure:
-            extract(packed.getvalue())
-        assert MEMBER in (failure.value.message or "")
-        assert "20240101T07 to 20240101T08" in (failure.value.message or "")
+        with (
+            zipfile.ZipFile(packed, "w") as zipped,
+            zipped.open(MEMBER, "w", force_zip64=True) as member,
+        ):
+            member.write(gzip.compress(b'{"a":1}\n'))
+        assert extract(packed.getvalue()) == [{"a": 1}]
+
+    def test_when_extracted_then_one_line_of_the_log_counts_files_events_and_bytes(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "airbyte")
+        extract(archive({MEMBER: b'{"a":1}\n{"a":2}\n', "187520/b.json.gz": b'{"a":3}\n'}))
+        [line] = caplog.messages
+        assert re.fullmatch(
+            r"Export of 20240101T07 to 20240101T08: 2 files, 3 events, \d\d bytes zipped, "
+            r"read in 0\.\d s\.",
+            line,
+        )
+
+
+def damaged_archive() -> bytes:
+    """An intact zip of a gzip that was cut off."""
+    packed = io.BytesIO()
+    lines = b'{"a":1}\n' * 100_000
+    with zipfile.ZipFile(packed, "w") as zipped:
+        zipped.writestr(MEMBER, gzip.compress(lines)[:-9])
+    return packed.getvalue()
 
 
 class TestExportErrorHandler:
@@ -198,6 +254,25 @@ class TestExportErrorHandler:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
         with pytest.raises(AirbyteTracedException, match="TMPDIR"):
             self.handler.interpret_response(response(archive({})))
+
+    def test_given_one_hour_that_can_not_be_unpacked_then_it_is_asked_for_again(self) -> None:
+        url = "https://amplitude.com/api/2/export?start=20240101T07&end=20240101T07"
+        with pytest.raises(DefaultBackoffException) as failure:
+            self.handler.interpret_response(response(damaged_archive(), url=url))
+        assert str(failure.value) == (
+            f"Member {MEMBER} can't be unpacked (Compressed file ended before the end-of-stream "
+            "marker was reached) in the export of 20240101T07 to 20240101T07."
+        )
+        assert failure.value.failure_type is FailureType.system_error
+
+    def test_given_no_data_then_the_window_is_named_in_the_log(self) -> None:
+        answer = response(b"Raw data files were not found.", status=404)
+        resolution = self.handler.interpret_response(answer)
+        assert resolution.response_action is ResponseAction.IGNORE
+        assert resolution.error_message == (
+            "Export of 20240101T07 to 20240101T08: no events (Raw data files were not found. "
+            "HTTP 404)."
+        )
 
     def test_given_a_refusal_then_it_is_left_to_the_next_handler(self) -> None:
         resolution = self.handler.interpret_response(response(b"Invalid API Key", status=403))

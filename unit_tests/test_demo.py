@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(
 NOW = datetime.now(timezone.utc)
 FIRST_HOUR = (NOW - timedelta(hours=40)).replace(minute=0, second=0, microsecond=0)
 DELAY, LONGER_DELAY = timedelta(hours=2), timedelta(hours=6)
+SHORT_LOOK_BACKS = {"lookback_window_hours": 1, "dashboard_lookback_days": 0}
 
 
 class Syncs(NamedTuple):
@@ -53,10 +54,10 @@ def sandbox() -> Iterator[Sandbox]:
 def syncs(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Syncs:
     db = tmp_path_factory.mktemp("demo") / "demo.duckdb"
     hours, first_truth = sandbox.exportable_hours(FIRST_HOUR, NOW), truth(sandbox)
-    first = sync(sandbox.config(), db)
+    first = sync(sandbox.config(**SHORT_LOOK_BACKS), db)
     sandbox.export_delay = DELAY
     new_hours = sandbox.exportable_hours(FIRST_HOUR, NOW)[len(hours) :]
-    second = sync(sandbox.config(), db)
+    second = sync(sandbox.config(**SHORT_LOOK_BACKS), db)
     return Syncs(first, first_truth, second, truth(sandbox), hours, new_hours, sandbox, db)
 
 

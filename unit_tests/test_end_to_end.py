@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from sandbox import Fault, Project, Sandbox
-from unit_tests.installed import BIN, PACKAGE, Connector
+from unit_tests.installed import (
+    RUNNER_ENV,
+    RUNNER_OPTIONS,
+    SOURCE_DECLARATIVE_MANIFEST,
+    Connector,
+)
 
-RUNNER = [str(BIN / "source-declarative-manifest")]
-RUNNER_OPTIONS = [
-    *("--manifest-path", str(PACKAGE / "manifest.yaml")),
-    *("--components-path", str(PACKAGE / "components.py")),
-]
 HOUR = timedelta(hours=1)
 
 
@@ -84,7 +84,7 @@ class TestRead:
     def test_given_the_state_of_a_sync_when_read_then_only_what_is_new_is_moved(
         self, sandbox: Sandbox, tmp_path: Path
     ) -> None:
-        connector = Connector(tmp_path, sandbox)
+        connector = Connector(tmp_path, sandbox, lookback_window_hours=1, dashboard_lookback_days=0)
         sandbox.export_delay = 6 * HOUR
         first = connector.read("events", "active_users")
         last_exported = hour(now()) - 7 * HOUR
@@ -154,17 +154,6 @@ class TestRead:
         assert by("uuid", run.records("events")) == by("uuid", events_of(sandbox))
         assert 400 in {request.status for request in sandbox.requests}
 
-    @pytest.mark.parametrize("content_length", [False, True], ids=["chunked", "content-length"])
-    def test_given_a_connection_that_breaks_in_an_archive_when_read_then_nothing_is_lost_or_doubled(
-        self, sandbox: Sandbox, tmp_path: Path, content_length: bool
-    ) -> None:
-        sandbox.inject(
-            Fault(path="/api/2/export", times=2, drop_after=20_000, content_length=content_length)
-        )
-        run = Connector(tmp_path, sandbox).read("events")
-        assert run.exit_code == 0, run.output[-2000:]
-        assert by("uuid", run.records("events")) == by("uuid", events_of(sandbox))
-
     def test_given_a_budget_when_read_then_it_is_kept(self, tmp_path: Path) -> None:
         start = f"{now() - timedelta(days=130):%Y-%m-%dT00:00:00Z}"
         with Sandbox(Project(), cost_limits=[(1_000, 300.0)]) as sandbox:
@@ -193,9 +182,7 @@ class TestRunner:
         self, sandbox: Sandbox, tmp_path: Path
     ) -> None:
         package = Connector(tmp_path, sandbox)
-        runner = Connector(
-            tmp_path, sandbox, command=RUNNER, env={"AIRBYTE_ENABLE_UNSAFE_CODE": "true"}
-        )
+        runner = Connector(tmp_path, sandbox, SOURCE_DECLARATIVE_MANIFEST, RUNNER_ENV)
         expected = package.read()
         run = runner.run("read", *package.read_options(), *RUNNER_OPTIONS)
         assert run.exit_code == 0, run.output[-2000:]
@@ -235,15 +222,6 @@ class TestCheck:
         message = run.connection_status()["message"]
         assert "refused on the EU Residency Server" in message
         assert "set Data Region to Standard Server" in message
-
-    def test_given_an_unreachable_host_when_checked_then_host_and_network_are_named(
-        self, sandbox: Sandbox, tmp_path: Path
-    ) -> None:
-        nowhere = "http://127.0.0.1:9"
-        env = {"HTTPS_PROXY": nowhere, "https_proxy": nowhere}
-        message = Connector(tmp_path, sandbox, env=env).check().connection_status()["message"]
-        assert "The connection to amplitude.com failed (ProxyError" in message
-        assert "name lookup, firewall, proxy" in message
 
     @pytest.mark.parametrize(
         ("field", "value", "expected"),

@@ -86,15 +86,74 @@ class TestEvents:
         ]
         assert final_state(output) == {"server_upload_time": "20240103T19"}
 
-    def test_given_a_state_when_read_then_its_hour_is_read_again(self) -> None:
+    @pytest.mark.parametrize(
+        ("settings", "first_hour"),
+        [
+            ({}, "20240103T13"),
+            ({"lookback_window_hours": 24}, "20240102T19"),
+            ({"lookback_window_hours": 2}, "20240103T17"),
+            ({"lookback_window_hours": 1}, "20240103T18"),
+            ({"lookback_window_hours": 0}, "20240103T19"),
+            ({"lookback_window_hours": 24, "start_date": "2024-01-03T10:00:00Z"}, "20240103T10"),
+            ({"lookback_window_hours": 0, "start_date": "2024-01-03T19:00:00Z"}, "20240103T19"),
+            ({"lookback_window_hours": 0, "start_date": "2024-01-03T20:00:00Z"}, "20240103T20"),
+            ({"lookback_window_hours": 6, "start_date": "2024-01-03T20:00:00Z"}, "20240103T20"),
+        ],
+    )
+    def test_given_a_state_when_read_then_the_look_back_is_read_again_but_nothing_before_start_date(
+        self, settings: dict[str, Any], first_hour: str
+    ) -> None:
+        settings = config(request_time_range=48, **settings)
         with HttpMocker() as http:
             http.get(
-                export("20240103T18", "20240103T20"),
+                export(first_hour, "20240103T20"),
                 exported(event("c", "2024-01-03 20:10:00.000000")),
             )
-            output = read_stream("events", config(), {"server_upload_time": "20240103T18"})
+            output = read_stream("events", settings, {"server_upload_time": "20240103T18"})
         assert [record["uuid"] for record in records(output)] == ["c"]
         assert final_state(output) == {"server_upload_time": "20240103T20"}
+
+    @pytest.mark.parametrize("state", [None, {}, {"server_upload_time": None}])
+    @pytest.mark.parametrize("hours", [0, 6])
+    def test_given_no_state_yet_when_read_then_start_dates_hour_is_the_first(
+        self, state: dict[str, Any] | None, hours: int
+    ) -> None:
+        settings = config(start_date="2024-01-03T18:00:00Z", lookback_window_hours=hours)
+        with HttpMocker() as http:
+            http.get(export("20240103T18", "20240103T20"), NO_DATA)
+            output = read_stream("events", settings, state)
+        assert output.errors == []
+
+    def test_given_no_look_back_and_nothing_new_when_read_then_the_state_stays(self) -> None:
+        settings = config(lookback_window_hours=0)
+        with HttpMocker() as http:
+            http.get(export("20240103T19", "20240103T20"), NO_DATA)
+            output = read_stream("events", settings, {"server_upload_time": "20240103T18"})
+        assert final_state(output) == {"server_upload_time": "20240103T18"}
+
+    def test_given_a_state_in_the_future_when_read_then_nothing_is_asked_and_it_stays(self) -> None:
+        with HttpMocker():
+            output = read_stream("events", config(), {"server_upload_time": "20300101T00"})
+        assert output.errors == []
+        assert final_state(output) == {"server_upload_time": "20300101T00"}
+
+    @pytest.mark.parametrize("value", ["yesterday", "2024", 5])
+    def test_given_a_state_that_can_not_be_read_when_read_then_stream_and_value_are_named(
+        self, value: object
+    ) -> None:
+        with HttpMocker():
+            output = read_stream(
+                "events",
+                config(),
+                {"server_upload_time": value},
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        assert first_error(output) == (
+            f"The saved state of the stream events can't be read: server_upload_time is {value!r}, "
+            "where a time such as 20240131T20 should be. Clear the stream's data in Airbyte, or "
+            "mend its state.",
+            FailureType.config_error,
+        )
 
     @pytest.mark.parametrize(
         "written",
@@ -103,9 +162,10 @@ class TestEvents:
     def test_given_a_state_of_a_published_version_when_read_then_it_is_accepted(
         self, written: str
     ) -> None:
+        settings = config(lookback_window_hours=1)
         with HttpMocker() as http:
             http.get(export("20240103T18", "20240103T20"), NO_DATA)
-            output = read_stream("events", config(), {"server_upload_time": written})
+            output = read_stream("events", settings, {"server_upload_time": written})
         assert records(output) == []
         assert final_state(output) == {"server_upload_time": "20240103T18"}
 
@@ -198,8 +258,8 @@ class TestEvents:
         assert final_state(output) == {"server_upload_time": "20240101T07"}
         message, _ = first_error(output)
         assert message == (
-            "Amplitude sent something that is no JSON object: line 1 of member m#0.json.gz of the "
-            "export of 20240102T00 to 20240102T23. Nothing after it was read. Report the window to "
+            "Amplitude sent something that is no event: line 1 of member m#0.json.gz of the export "
+            "of 20240102T00 to 20240102T23. Nothing after it was read. Report the window to "
             "Amplitude's support."
         )
 
@@ -346,13 +406,17 @@ class TestAverageSessionLength:
         assert final_state(output) == {"date": "2024-01-01"}
 
     @pytest.mark.parametrize("written", ["2024-01-02", "2024-01-02T00:00:00"])
-    def test_given_a_state_when_read_then_its_day_is_read_again(self, written: str) -> None:
+    @pytest.mark.parametrize(("days", "first_day"), [(0, "20240102"), (1, "20240101")])
+    def test_given_a_state_when_read_then_its_day_and_the_look_back_are_read_again(
+        self, written: str, days: int, first_day: str
+    ) -> None:
+        settings = config(start_date="2023-06-01T00:00:00Z", dashboard_lookback_days=days)
         with HttpMocker() as http:
             http.get(
-                HttpRequest(SESSIONS, {"start": "20240102", "end": "20240103"}),
+                HttpRequest(SESSIONS, {"start": first_day, "end": "20240103"}),
                 answer({"xValues": ["2024-01-02", "2024-01-03"], "series": [[60, 62]]}),
             )
-            output = read_stream("average_session_length", config(), {"date": written})
+            output = read_stream("average_session_length", settings, {"date": written})
         assert final_state(output) == {"date": "2024-01-03"}
 
 

@@ -1,0 +1,316 @@
+"""Every fault that is known, through the installed command: recovered, or said what to do.
+
+`Connector` checks each run for the keys: they are in nothing that any of them prints.
+"""
+
+import io
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from sandbox import Fault, Project, Sandbox
+from unit_tests.installed import (
+    PACKAGE,
+    RUNNER_ENV,
+    RUNNER_OPTIONS,
+    SOURCE_DECLARATIVE_MANIFEST,
+    Connector,
+)
+from unit_tests.test_end_to_end import HOUR, by, events_of, hour, now
+
+EXPORT = "/api/2/export"
+FIRST_HOUR = hour(now()) - 14 * HOUR
+# The window of six hours in which the faults that persist stand; one of six hours is before it.
+BAD_HOUR = FIRST_HOUR + 8 * HOUR
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(Project(events_per_hour=20, first_hour=FIRST_HOUR)) as running:
+        yield running
+
+
+@pytest.fixture
+def connector(sandbox: Sandbox, tmp_path: Path) -> Connector:
+    return Connector(tmp_path, sandbox, request_time_range=6)
+
+
+def covers_bad_hour(params: dict[str, str]) -> bool:
+    return params["start"] <= f"{BAD_HOUR:%Y%m%dT%H}" <= params["end"]
+
+
+def flip_a_byte(body: bytes) -> bytes:
+    return body[:3000] + bytes([body[3000] ^ 255]) + body[3001:]
+
+
+def cut_off(body: bytes) -> bytes:
+    return body[:-100]
+
+
+def damage_members(body: bytes) -> bytes:
+    """The same archive, intact as a zip, with each gzip cut off."""
+    damaged = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(body)) as sound, zipfile.ZipFile(damaged, "w") as zipped:
+        for name in sound.namelist():
+            zipped.writestr(name, sound.read(name)[:-9])
+    return damaged.getvalue()
+
+
+class TestRecovered:
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            Fault(EXPORT, times=2, drop_after=20_000),
+            Fault(EXPORT, times=2, drop_after=20_000, content_length=True),
+            Fault(EXPORT, times=2, drop_after=0),
+            Fault(EXPORT, body=b"<html>Please try again</html>"),
+            Fault(EXPORT, body=b"Too many requests"),
+            Fault(EXPORT, body=b""),
+            Fault(EXPORT, times=2, transform=cut_off),
+            Fault(EXPORT, times=2, transform=flip_a_byte),
+            Fault(EXPORT, times=2, status=500),
+            Fault(EXPORT, times=3, status=502),
+            Fault(EXPORT, times=2, status=503, headers={"Retry-After": "1"}),
+            Fault(EXPORT, times=2, status=504),
+            Fault(EXPORT, times=2, status=429),
+            Fault(EXPORT, times=2, status=429, headers={"Retry-After": "1"}),
+        ],
+        ids=lambda fault: str(fault.status or (fault.transform or fault).__class__.__name__),
+    )
+    def test_given_a_passing_fault_when_read_then_nothing_is_lost_or_doubled(
+        self, sandbox: Sandbox, connector: Connector, fault: Fault
+    ) -> None:
+        sandbox.inject(fault)
+        run = connector.read("events")
+        assert run.exit_code == 0, run.output[-2000:]
+        assert by("uuid", run.records("events")) == by("uuid", events_of(sandbox))
+        assert "<html>Please" not in re.sub("it begins with .*", "", run.output)
+
+    def test_given_a_member_damaged_once_when_read_then_nothing_is_lost(
+        self, sandbox: Sandbox, connector: Connector
+    ) -> None:
+        sandbox.inject(Fault(EXPORT, times=1, transform=damage_members))
+        run = connector.read("events")
+        assert run.exit_code == 0, run.output[-2000:]
+        union = {event["uuid"]: event for event in run.records("events")}
+        assert by("uuid", list(union.values())) == by("uuid", events_of(sandbox))
+        assert "read again; their events may come twice" in run.output
+
+    def test_given_a_hung_connection_when_read_then_it_is_cut_and_tried_again(
+        self, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        manifest = (PACKAGE / "manifest.yaml").read_text()
+        impatient = tmp_path / "manifest.yaml"
+        assert manifest.count("read_timeout_in_seconds: 300") == 1
+        impatient.write_text(manifest.replace("seconds: 300", "seconds: 1"))
+        runner = Connector(tmp_path, sandbox, SOURCE_DECLARATIVE_MANIFEST, RUNNER_ENV)
+        options = Connector(tmp_path, sandbox).read_options("events")
+        sandbox.inject(Fault(EXPORT, delay=60))
+        paths = [str(impatient) if o.endswith(".yaml") else o for o in RUNNER_OPTIONS]
+        run = runner.run("read", *options, *paths, timeout=50)
+        assert by("uuid", run.records("events")) == by("uuid", events_of(sandbox))
+
+
+class TestSaid:
+    """Faults that persist: an error that says what to do, and a state before the gap."""
+
+    @staticmethod
+    def fails(connector: Connector) -> tuple[dict[str, Any], datetime]:
+        run = connector.read("events")
+        assert run.exit_code == 1
+        state = run.state("events")["server_upload_time"]
+        return run.first_error(), datetime.strptime(state, "%Y%m%dT%H")
+
+    @staticmethod
+    def assert_before_the_gap(state: datetime) -> None:
+        assert state == (FIRST_HOUR + 5 * HOUR).replace(tzinfo=None)
+
+    def test_given_a_connection_that_always_breaks_when_read_then_smaller_windows_are_tried(
+        self, sandbox: Sandbox, connector: Connector
+    ) -> None:
+        sandbox.inject(Fault(EXPORT, times=None, drop_after=2_000, when=covers_bad_hour))
+        error, state = self.fails(connector)
+        assert error["failure_type"] == "transient_error"
+        assert "The connection to amplitude.com failed" in error["message"]
+        self.assert_before_the_gap(state)
+        tried = {(r.params["start"], r.params["end"]) for r in sandbox.requests if r.path == EXPORT}
+        assert (f"{BAD_HOUR:%Y%m%dT%H}",) * 2 in tried
+
+    def test_given_a_body_that_is_never_an_archive_when_read_then_its_first_bytes_are_quoted(
+        self, sandbox: Sandbox, connector: Connector
+    ) -> None:
+        page = f"<html>{sandbox.secret_key} maintenance</html>".encode()
+        sandbox.inject(Fault(EXPORT, times=None, body=page, when=covers_bad_hour))
+        error, state = self.fails(connector)
+        assert error["failure_type"] == "transient_error"
+        assert "it begins with b'<html>**** maintenance</html>'" in error["message"]
+        self.assert_before_the_gap(state)
+
+    def test_given_a_member_that_stays_damaged_when_read_then_window_and_member_are_named(
+        self, sandbox: Sandbox, connector: Connector
+    ) -> None:
+        sandbox.inject(Fault(EXPORT, times=None, transform=damage_members, when=covers_bad_hour))
+        error, state = self.fails(connector)
+        assert error["failure_type"] == "system_error"
+        assert f"in the export of {BAD_HOUR:%Y%m%dT%H} to {BAD_HOUR:%Y%m%dT%H}" in error["message"]
+        assert f"{BAD_HOUR:%Y-%m-%d}_{BAD_HOUR.hour}#0.json.gz can't be unp" in error["message"]
+        self.assert_before_the_gap(state)
+
+    def test_given_an_hour_over_the_limit_when_read_then_the_s3_export_is_named(
+        self, sandbox: Sandbox, connector: Connector
+    ) -> None:
+        sandbox.inject(Fault(EXPORT, times=None, status=400, when=covers_bad_hour))
+        error, state = self.fails(connector)
+        assert error["failure_type"] == "transient_error"
+        assert "Amazon S3 destination" in error["message"]
+        self.assert_before_the_gap(state)
+
+    def test_given_a_full_disk_when_read_then_tmpdir_is_named(
+        self, sandbox: Sandbox, connector: Connector
+    ) -> None:
+        options = connector.read_options("events")
+        limit = 20_000
+        process = subprocess.Popen(
+            [
+                *connector.command,
+                "read",
+                "--config",
+                str(connector.folder / "config.json"),
+                *options,
+            ],
+            env=connector.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        )
+        run = connector.finished(process, process.communicate(timeout=60)[0])
+        message = run.first_error()["message"]
+        assert f"could not be stored in {connector.folder / 'tmp'}: File too large" in message
+        assert "TMPDIR" in message
+        assert run.first_error()["failure_type"] == "system_error"
+
+    def test_given_no_temporary_folder_at_all_when_run_then_tmpdir_is_named(self) -> None:
+        code = (
+            "import tempfile; tempfile._candidate_tempdir_list = lambda: ['/proc/nowhere'];"
+            "from source_amplitude.run import run; run(['spec'])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "Point TMPDIR to one" in done.stdout
+        assert done.stderr == ""
+
+    def test_given_no_way_to_amplitude_when_checked_then_each_cause_is_named(
+        self, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        causes = {
+            "ProxyError": {"https_proxy": "http://127.0.0.1:9"},
+            "Failed to resolve": {"https_proxy": "http://nowhere.invalid:9"},
+            "CERTIFICATE_VERIFY_FAILED": {"REQUESTS_CA_BUNDLE": str(other_authority(tmp_path))},
+        }
+        connectors = {}
+        for number, (cause, env) in enumerate(causes.items()):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            connectors[cause] = Connector(folder, sandbox, env=env)
+        processes = {cause: c.start("check") for cause, c in connectors.items()}
+        for cause, process in processes.items():
+            output, _ = process.communicate(timeout=60)
+            status = connectors[cause].finished(process, output).connection_status()
+            assert status["status"] == "FAILED"
+            assert "The connection to amplitude.com failed" in status["message"]
+            assert cause in status["message"]
+
+
+def other_authority(folder: Path) -> Path:
+    import trustme
+
+    path = folder / "other.pem"
+    trustme.CA().cert_pem.write_to_path(path)
+    return path
+
+
+def test_given_a_redirect_to_another_host_when_read_then_no_credentials_are_sent_there(
+    sandbox: Sandbox, connector: Connector
+) -> None:
+    elsewhere = "https://analytics.eu.amplitude.com/api/3/cohorts"
+    sandbox.inject(Fault("/api/3/cohorts", status=302, headers={"Location": elsewhere}))
+    connector.read("cohorts")
+    asked = {r.host: r.has_credentials for r in sandbox.requests if r.path == "/api/3/cohorts"}
+    assert asked == {"amplitude.com": True, "analytics.eu.amplitude.com": False}
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ({"data": {}}, None),
+        ({"data": []}, None),
+        ({"data": {"xValues": ["2024-01-01"], "series": []}}, None),
+        ({"data": {"xValues": ["a", "b"], "series": [[1]]}}, "2 days but [1] values"),
+        (
+            {"data": {"xValues": ["a"], "series": [[1], [2]], "seriesLabels": ["x", "x"]}},
+            "2 series but the labels ['x', 'x']",
+        ),
+    ],
+    ids=["empty-object", "empty-list", "no-series", "short-series", "same-label-twice"],
+)
+def test_given_odd_series_when_read_then_nothing_crashes_or_is_paired_by_guess(
+    sandbox: Sandbox, connector: Connector, body: dict[str, Any], found: str | None
+) -> None:
+    sandbox.inject(Fault("/api/2/users", body=json.dumps(body).encode()))
+    run = connector.read("active_users")
+    assert run.records("active_users") == []
+    if found:
+        assert found in run.first_error()["message"]
+    else:
+        assert run.exit_code == 0
+
+
+class TestEnded:
+    """A sync that is ended from outside stops at once, says nothing, and leaves nothing."""
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+    def test_given_a_reader_that_waits_when_signalled_then_it_stops(
+        self, sandbox: Sandbox, connector: Connector, number: signal.Signals
+    ) -> None:
+        options = connector.read_options("events")
+        sandbox.inject(Fault(EXPORT, times=None, delay=60, when=covers_bad_hour))
+        process = connector.start("read", *options)
+        assert process.stdout
+        output = self.until_first_record(process.stdout)
+        process.send_signal(number)
+        output += process.stdout.read()
+        assert process.wait(timeout=5) == 130
+        lines = connector.finished(process, output).output.splitlines()
+        assert [line for line in lines if not line.startswith('{"type":')] == []
+        assert os.listdir(connector.folder / "tmp") == []
+
+    def test_given_a_destination_that_closes_the_pipe_when_read_then_it_stops(
+        self, tmp_path: Path
+    ) -> None:
+        with Sandbox(Project(events_per_hour=400, first_hour=FIRST_HOUR)) as sandbox:
+            connector = Connector(tmp_path, sandbox)
+            process = connector.start("read", *connector.read_options("events"))
+            assert process.stdout
+            self.until_first_record(process.stdout)
+            process.stdout.close()
+            assert process.wait(timeout=5) == 130
+            assert os.listdir(tmp_path / "tmp") == []
+
+    @staticmethod
+    def until_first_record(lines: IO[str]) -> str:
+        output = ""
+        while '"RECORD"' not in output:
+            output += lines.readline()
+        return output
