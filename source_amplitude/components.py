@@ -397,6 +397,9 @@ class _DamagedMember(zipfile.BadZipFile):
 def _check_archive(spooled: IO[bytes], is_to_be_unpacked: bool) -> None:
     try:
         with zipfile.ZipFile(spooled) as archive:
+            # A damaged directory may hide a member from zipfile, which does not count them.
+            if len(archive.filelist) % 2**16 != _member_count(spooled):
+                raise zipfile.BadZipFile("its directory is incomplete")
             damaged = archive.testzip()
             for member in archive.infolist() if is_to_be_unpacked and not damaged else ():
                 with _unpacked(archive, member) as lines:
@@ -410,6 +413,17 @@ def _check_archive(spooled: IO[bytes], is_to_be_unpacked: bool) -> None:
         raise zipfile.BadZipFile(f"{error}; it begins with {begins}") from error
     if damaged:
         raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
+
+
+def _member_count(spooled: IO[bytes]) -> int:
+    """The number of members that the archive itself says it has, modulo 2 ** 16.
+
+    https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT (4.3.16)
+    """
+    spooled.seek(0, io.SEEK_END)
+    spooled.seek(-min(spooled.tell(), 22 + 2**16), io.SEEK_END)
+    end = spooled.read()
+    return int(struct.unpack_from("<H", end, end.rindex(b"PK\5\6") + 10)[0])
 
 
 @contextmanager

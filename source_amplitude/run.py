@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +96,22 @@ def run(args: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     messages = _messages(sys.argv[1:] if args is None else args)
     try:
-        # As airbyte_cdk.entrypoint.launch does, which can't be ended in an orderly way.
-        with PRINT_BUFFER:
-            for message in messages:
-                print(f"{message}\n", end="")
+        # What airbyte_cdk.entrypoint.launch does as well, but without a way to end it.
+        PRINT_BUFFER.__enter__()
+        for message in messages:
+            print(f"{message}\n", end="")
+        PRINT_BUFFER.__exit__(None, None, None)
     except (KeyboardInterrupt, BrokenPipeError):
-        messages.close()  # removes the CDK's temporary folder
+        # Not a byte more: a line that was cut off here has to stay the last, or a state that
+        # follows it would speak for a record that nobody could read.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+        with suppress(RuntimeError):  # of a generator that has more to say
+            messages.close()  # removes the CDK's temporary folder
         # Readers may be waiting for Amplitude for minutes; what they hold vanishes with them.
         os._exit(130)
+    except BaseException:
+        PRINT_BUFFER.__exit__(None, None, None)
+        raise
 
 
 def _messages(args: list[str]) -> Generator[str, None, None]:

@@ -99,7 +99,8 @@ class Connector:
             [*self.command, verb, *config, *options],
             env=self.env,
             cwd=self.folder,
-            text=True,
+            encoding="utf-8",
+            errors="replace",  # where a process was killed in the middle of a character
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
