@@ -142,7 +142,9 @@ class TestDeath:
         chance = random.Random(number)
         project = Project(events_per_hour=100, first_hour=FIRST_HOUR)
         with Sandbox(project) as sandbox:
-            connector = Connector(tmp_path, sandbox, request_time_range=2, num_workers=3)
+            connector = Connector(
+                tmp_path, sandbox, request_time_range=2, num_workers=3, lookback_window_hours=2
+            )
             delivered: dict[str, dict[str, Any]] = {}
             states: dict[str, Any] = {}
             options = connector.read_options("events")
@@ -152,7 +154,7 @@ class TestDeath:
                 assert process.stdout
                 output, lines = "", 0
                 # Enough of each to get on: a state comes after a window of some 200 events.
-                patience = chance.randint(1, 1200)
+                patience = chance.randint(100, 900)
                 for line in process.stdout:
                     output += line
                     lines += '"RECORD"' in line
