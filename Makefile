@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test sync schemas clean
+.PHONY: demo test sync bench fuzz schemas clean
 
 demo: .venv/ready
 	$(BIN)/python -m demo
@@ -11,11 +11,19 @@ test: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 4 --dist loadgroup  # most tests wait for processes and back-off
 
 # The same program as the demo's, with a real project: make sync CONFIG=secrets/config.json
 sync: .venv/ready
 	$(BIN)/python -m demo --config $(CONFIG)
+
+# Half an hour on two cores that do nothing else; writes benchmarks/report/.
+bench: .venv/ready
+	$(BIN)/python -m benchmarks
+
+# Property-based tests of the export, for minutes instead of seconds.
+fuzz: .venv/ready
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest unit_tests/test_properties.py
 
 schemas: .venv/ready
 	$(BIN)/python scripts/inline_schemas.py
@@ -30,4 +38,4 @@ schemas: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .cache dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache

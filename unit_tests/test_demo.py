@@ -13,9 +13,12 @@ from demo.__main__ import main, sync_and_compare, truth
 from demo.sync import Count, SyncError, sync
 from sandbox import Fault, Project, Sandbox
 
-pytestmark = pytest.mark.skipif(
-    find_spec("airbyte") is None, reason="PyAirbyte does not support this version of Python"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        find_spec("airbyte") is None, reason="PyAirbyte does not support this version of Python"
+    ),
+    pytest.mark.xdist_group("demo"),  # they share two syncs
+]
 
 NOW = datetime.now(timezone.utc)
 FIRST_HOUR = (NOW - timedelta(hours=40)).replace(minute=0, second=0, microsecond=0)

@@ -289,6 +289,7 @@ class TestEnded:
         process = connector.start("read", *options)
         assert process.stdout
         output = self.until_first_record(process.stdout)
+        assert list((connector.folder / "tmp").rglob("*.json")) == [], "the CDK's copy of the keys"
         process.send_signal(number)
         output += process.stdout.read()
         assert process.wait(timeout=5) == 130
