@@ -25,6 +25,8 @@ from source_amplitude import components
 # The name under which the manifest refers to the custom components: see components.py.
 sys.modules.setdefault("source_declarative_manifest.components", components)
 
+_FLUSH_CHARACTERS = 64 * 1024
+
 
 class LatestRecordCursor:
     """A stream's cursor that is shown one record of each partition, the latest, when it closes.
@@ -102,8 +104,14 @@ def run(args: list[str] | None = None) -> None:
     try:
         # What airbyte_cdk.entrypoint.launch does as well, but without a way to end it.
         PRINT_BUFFER.__enter__()
+        unflushed = 0
         for message in messages:
             print(f"{message}\n", end="")
+            # The buffer itself goes by time alone, and holds four bytes for a character.
+            unflushed += len(message)
+            if unflushed > _FLUSH_CHARACTERS:
+                PRINT_BUFFER.flush()
+                unflushed = 0
         PRINT_BUFFER.__exit__(None, None, None)
     except (KeyboardInterrupt, BrokenPipeError):
         # Not a byte more: a line that was cut off here has to stay the last, or a state that
