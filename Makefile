@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test sync bench fuzz schemas clean
+.PHONY: demo test test-doors sync bench fuzz schemas clean
 
 demo: .venv/ready
 	$(BIN)/python -m demo
@@ -12,6 +12,10 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 4 --dist loadgroup  # most tests wait for processes and back-off
+
+# Every way of running the connector that takes longer: wheels, PyAirbyte, Airbyte's tools, image.
+test-doors: .venv/ready
+	$(BIN)/pytest -n 2 --dist loadfile door_tests
 
 # The same program as the demo's, with a real project: make sync CONFIG=secrets/config.json
 sync: .venv/ready

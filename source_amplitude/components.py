@@ -18,6 +18,7 @@ import threading
 import time
 import zipfile
 import zlib
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,6 @@ from urllib.parse import parse_qs, urlsplit
 from weakref import WeakKeyDictionary
 
 import orjson
-import pytz
 import requests
 from airbyte_cdk.models import FailureType
 from airbyte_cdk.sources.declarative.auth.token import BasicHttpAuthenticator
@@ -36,9 +36,6 @@ from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordEx
 from airbyte_cdk.sources.declarative.migrations.state_migration import StateMigration
 from airbyte_cdk.sources.declarative.models.declarative_component_schema import DeclarativeStream
 from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErrorHandler
-from airbyte_cdk.sources.declarative.transformations.config_transformations.config_transformation import (  # noqa: E501
-    ConfigTransformation,
-)
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
 from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
@@ -47,8 +44,6 @@ from airbyte_cdk.sources.streams.http.request_window_split_exception import (
 )
 from airbyte_cdk.utils.airbyte_secrets_utils import add_to_secrets, filter_secrets
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
-from jsonschema import Draft7Validator, FormatChecker
-from jsonschema.exceptions import ValidationError
 
 _CHUNK_BYTES = 256 * 1024
 _GIVE_WAY_BYTES = 128 * 1024
@@ -79,7 +74,10 @@ class SecretiveBasicHttpAuthenticator(BasicHttpAuthenticator):
 
     def __post_init__(self, parameters: Mapping[str, Any]) -> None:
         super().__post_init__(parameters)
-        add_to_secrets(self.token.removeprefix("Basic "))
+        encoded = self.token.removeprefix("Basic ")
+        # The keys as well: in the config, they may have blanks around them.
+        for secret in (encoded, *b64decode(encoded).decode().split(":")):
+            add_to_secrets(secret)
 
 
 @dataclass
@@ -306,37 +304,6 @@ class StateValidation(StateMigration):
         return {}
 
 
-@dataclass
-class ConfigValidation(ConfigTransformation):
-    """A config in; the same config with its keys trimmed out, or a message that names the field.
-
-    The parameter ``properties`` is that of the spec. The CDK checks a config against it as well,
-    but its message ("'2021' does not match '^[0-9]{4}-...'") names no field and quotes secrets.
-
-    Raises ``AirbyteTracedException`` (config error).
-    """
-
-    parameters: Mapping[str, Any]
-
-    def transform(self, config: MutableMapping[str, Any]) -> None:
-        formats = FormatChecker(formats=())
-        formats.checks("date-time", ValueError)(_is_utc_datetime)
-        formats.checks("time-zone", pytz.UnknownTimeZoneError)(_is_time_zone)
-        for name, schema in self.parameters["properties"].items():
-            if name not in config:
-                continue
-            if schema.get("airbyte_secret") and isinstance(config[name], str):
-                # Keys are pasted, often with a blank or a line end.
-                config[name] = config[name].strip()
-            for error in Draft7Validator(schema, format_checker=formats).iter_errors(config[name]):
-                message = f"{schema['title']} ({name}) is not valid: {_complaint(error, schema)}."
-                raise AirbyteTracedException(
-                    message=message,
-                    internal_message=message,
-                    failure_type=FailureType.config_error,
-                )
-
-
 def _connection_failed(
     error: requests.RequestException, request: requests.Request | requests.PreparedRequest | None
 ) -> ErrorResolution:
@@ -521,19 +488,3 @@ def _is_time_of_form(value: object, form: str) -> bool:
         return bool(datetime.strptime(str(value), form))
     except ValueError:
         return False
-
-
-def _is_utc_datetime(value: object) -> bool:
-    return not isinstance(value, str) or bool(datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ"))
-
-
-def _is_time_zone(value: object) -> bool:
-    return not isinstance(value, str) or bool(pytz.timezone(value))
-
-
-def _complaint(error: ValidationError, schema: Mapping[str, Any]) -> str:
-    if schema.get("airbyte_secret"):
-        return "it must be a text that is not empty"
-    if error.validator in ("pattern", "format"):
-        return f"{error.instance!r} is not of the form {schema['pattern_descriptor']}"
-    return error.message

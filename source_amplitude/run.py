@@ -21,6 +21,7 @@ from airbyte_cdk.sources.types import Record
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 
 from source_amplitude import components
+from source_amplitude.validation import refuse_invalid
 
 # The name under which the manifest refers to the custom components: see components.py.
 sys.modules.setdefault("source_declarative_manifest.components", components)
@@ -77,10 +78,15 @@ class SourceAmplitude(YamlDeclarativeSource):
             state=state,
             **kwargs,
         )
+        spec = self.resolved_manifest["spec"]["connection_specification"]
+        refuse_invalid(self._config, spec["properties"])
 
     def configure(self, config: Mapping[str, Any], temp_dir: str) -> Mapping[str, Any]:
         """The config; unlike the CDK's, it is not left in a file, with its keys, for nobody."""
-        return self._config or config
+        if not self._config:
+            # `airbyte-cdk connector test` builds the source before it has a config.
+            SourceAmplitude.__init__(self, config=config)
+        return self._config
 
     def streams(self, config: Mapping[str, Any]) -> list[AbstractStream]:
         streams = super().streams(config)

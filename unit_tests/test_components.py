@@ -24,7 +24,6 @@ from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from source_amplitude import components
 from source_amplitude.components import (
     AmplitudeErrorHandler,
-    ConfigValidation,
     DashboardSeriesExtractor,
     ExportArchiveExtractor,
     ExportErrorHandler,
@@ -385,45 +384,6 @@ class TestDashboardSeries:
         assert failure.value.message == (
             "Amplitude's answer to /api/2/users for 20240101 to 20240102 can't be read without "
             f"guessing: {found}. Nothing of it was stored."
-        )
-
-
-class TestConfigValidation:
-    validation = ConfigValidation(
-        parameters={
-            "properties": {
-                "secret_key": {
-                    "type": "string",
-                    "title": "Secret Key",
-                    "airbyte_secret": True,
-                    "minLength": 1,
-                },
-                "num_workers": {"type": "integer", "title": "Workers", "maximum": 5},
-            }
-        }
-    )
-
-    def test_given_a_key_pasted_with_blanks_then_they_are_removed(self) -> None:
-        config = {"secret_key": " abc\n", "other": " x "}
-        self.validation.transform(config)
-        assert config == {"secret_key": "abc", "other": " x "}
-
-    @pytest.mark.parametrize("value", [123456789, "", " \n", None])
-    def test_given_a_bad_secret_then_the_message_names_the_field_and_never_the_value(
-        self, value: object
-    ) -> None:
-        with pytest.raises(AirbyteTracedException) as failure:
-            self.validation.transform({"secret_key": value})
-        assert failure.value.message == (
-            "Secret Key (secret_key) is not valid: it must be a text that is not empty."
-        )
-        assert failure.value.failure_type is FailureType.config_error
-
-    def test_given_a_number_out_of_range_then_the_message_names_the_field(self) -> None:
-        with pytest.raises(AirbyteTracedException) as failure:
-            self.validation.transform({"num_workers": 9})
-        assert failure.value.message == (
-            "Workers (num_workers) is not valid: 9 is greater than the maximum of 5."
         )
 
 

@@ -10,9 +10,6 @@ import pytest
 
 from sandbox import Fault, Project, Sandbox
 from unit_tests.installed import (
-    RUNNER_ENV,
-    RUNNER_OPTIONS,
-    SOURCE_DECLARATIVE_MANIFEST,
     Connector,
 )
 
@@ -175,28 +172,6 @@ class TestRead:
         run = connector.run("read", "--debug", *connector.read_options("events", "cohorts"))
         assert "Authorization" in run.output
         assert run.exit_code == 0
-
-
-class TestRunner:
-    def test_given_the_two_files_when_run_by_the_manifest_runner_then_all_is_the_same(
-        self, sandbox: Sandbox, tmp_path: Path
-    ) -> None:
-        package = Connector(tmp_path, sandbox)
-        runner = Connector(tmp_path, sandbox, SOURCE_DECLARATIVE_MANIFEST, RUNNER_ENV)
-        expected = package.read()
-        run = runner.run("read", *package.read_options(), *RUNNER_OPTIONS)
-        assert run.exit_code == 0, run.output[-2000:]
-        assert run.states() == expected.states()
-        assert run.counts() == expected.counts()
-        for stream, key in {
-            "events": "uuid",
-            "active_users": "date",
-            "average_session_length": "date",
-            "annotations": "id",
-            "cohorts": "id",
-            "events_list": "id",
-        }.items():
-            assert by(key, run.records(stream)) == by(key, expected.records(stream))
 
 
 class TestCheck:

@@ -263,6 +263,15 @@ class TestEvents:
             "Amplitude's support."
         )
 
+    def test_given_keys_pasted_with_blanks_when_read_then_they_are_sent_without(self) -> None:
+        settings = config(
+            start_date="2024-01-03T20:00:00Z", api_key=f" {API_KEY}", secret_key=f"{SECRET_KEY}\n"
+        )
+        with HttpMocker() as http:
+            http.get(export("20240103T20", "20240103T20"), NO_DATA)
+            output = read_stream("events", settings)
+        assert output.errors == []
+
     def test_given_the_eu_region_when_read_then_the_eu_host_is_asked(self) -> None:
         settings = config(start_date="2024-01-03T20:00:00Z", data_region="EU Residency Server")
         with HttpMocker() as http:
