@@ -87,6 +87,9 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
     The built-in handler interpolates only JSON bodies into its messages and has no messages for
     exceptions at all. Here, each message of a response filter is preceded by the HTTP code and
     what Amplitude said, be it JSON or plain text, and a host that can't be reached is named.
+
+    Raises ``DefaultBackoffException``, which has the CDK ask again, for a 200 whose body is no JSON
+    object, or one that tells of an error: the CDK would take it for an answer without records.
     """
 
     def interpret_response(
@@ -95,11 +98,20 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
         if isinstance(response_or_exception, requests.RequestException):
             return _connection_failed(response_or_exception, response_or_exception.request)
         resolution = super().interpret_response(response_or_exception)
-        if not isinstance(response_or_exception, requests.Response) or response_or_exception.ok:
+        if not isinstance(response_or_exception, requests.Response):
             return resolution
         said = f"Amplitude answered HTTP {response_or_exception.status_code}"
         if text := _error_text(response_or_exception):
             said += f" ({text})"
+        if response_or_exception.ok:
+            if not text:
+                return resolution
+            raise DefaultBackoffException(
+                response_or_exception.request,
+                ValueError("no answer"),
+                f"{said}, which is no answer. Try again later.",
+                FailureType.transient_error,
+            )
         return ErrorResolution(
             resolution.response_action,
             resolution.failure_type,
@@ -319,13 +331,17 @@ def _connection_failed(
 
 def _error_text(response: requests.Response) -> str:
     """What an error response says, on one line: ``message: details`` of Amplitude's envelope
-    ``{"error": {"message", "metadata": {"details"}}}``, otherwise the body's text."""
+    ``{"error": {"message", "metadata": {"details"}}}``, otherwise the body's text. Empty for a
+    JSON object that came with 200 and tells of no error."""
     try:
-        error = response.json()["error"]
+        body = response.json()
+        if response.ok and isinstance(body, dict) and "error" not in body:
+            return ""
+        error = body["error"]
         said = [error.get("message"), (error.get("metadata") or {}).get("details")]
         text = ": ".join(part for part in said if part)
     except (ValueError, LookupError, TypeError, AttributeError):
-        text = response.text
+        text = response.text or "an empty body"
     return filter_secrets(" ".join(text.split())[:500])
 
 
@@ -367,6 +383,9 @@ def _check_archive(spooled: IO[bytes], is_to_be_unpacked: bool) -> None:
             # A damaged directory may hide a member from zipfile, which does not count them.
             if len(archive.filelist) % 2**16 != _member_count(spooled):
                 raise zipfile.BadZipFile("its directory is incomplete")
+            # The checksum of a member is not looked at when its size was damaged to 0.
+            if any(member.CRC and not member.file_size for member in archive.filelist):
+                raise zipfile.BadZipFile("a member has lost its size")
             damaged = archive.testzip()
             for member in archive.infolist() if is_to_be_unpacked and not damaged else ():
                 with _unpacked(archive, member) as lines:

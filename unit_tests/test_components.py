@@ -241,6 +241,13 @@ class TestExportErrorHandler:
         assert failure.value.failure_type is FailureType.transient_error
         assert failure.value.response is None, "the CDK would log its body"
 
+    def test_given_a_member_whose_size_was_lost_then_it_is_asked_for_again(self) -> None:
+        body = bytearray(archive({MEMBER: b"{}\n"}))
+        entry = body.rindex(b"PK\1\2")
+        body[entry + 20 : entry + 28] = bytes(8)
+        with pytest.raises(DefaultBackoffException, match="no intact zip archive"):
+            self.handler.interpret_response(response(bytes(body)))
+
     def test_given_a_flipped_byte_then_it_is_asked_for_again(self) -> None:
         body = bytearray(archive({MEMBER: b"{}\n"}))
         body[len(MEMBER) + 45] ^= 1
@@ -289,7 +296,7 @@ class TestAmplitudeErrorHandler:
             (b'{"error":{"http_code":403,"metadata":{"details":"B"}}}', " (B)"),
             (b'{"error":"plain"}', ' ({"error":"plain"})'),
             (b"<p>\n  Bad gateway </p>", " (<p> Bad gateway </p>)"),
-            (b"", ""),
+            (b"", " (an empty body)"),
         ],
     )
     def test_given_an_error_body_then_the_message_begins_with_what_it_says(
@@ -297,6 +304,29 @@ class TestAmplitudeErrorHandler:
     ) -> None:
         resolution = self.handler.interpret_response(response(body, status=502))
         assert (resolution.error_message or "").startswith(f"Amplitude answered HTTP 502{said}. ")
+
+    @pytest.mark.parametrize(
+        ("body", "said"),
+        [
+            (b"<html>Please wait</html>", "<html>Please wait</html>"),
+            (b"", "an empty body"),
+            (b"[]", "[]"),
+            (b'{"error":{"metadata":{"details":"Too busy"}}}', "Too busy"),
+        ],
+    )
+    def test_given_a_success_that_is_no_answer_then_it_is_asked_for_again(
+        self, body: bytes, said: str
+    ) -> None:
+        with pytest.raises(DefaultBackoffException) as failure:
+            self.handler.interpret_response(response(body))
+        assert str(failure.value) == (
+            f"Amplitude answered HTTP 200 ({said}), which is no answer. Try again later."
+        )
+        assert failure.value.response is None, "the CDK would log its body"
+
+    def test_given_an_answer_then_it_is_a_success(self) -> None:
+        resolution = self.handler.interpret_response(response(b'{"data":[]}'))
+        assert resolution.response_action is ResponseAction.SUCCESS
 
     def test_given_an_unreachable_host_then_the_message_names_it_and_what_to_check(self) -> None:
         request = requests.Request("GET", "https://amplitude.com/api/2/events/list").prepare()

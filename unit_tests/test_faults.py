@@ -107,6 +107,13 @@ class TestRecovered:
         assert by("uuid", list(union.values())) == by("uuid", events_of(sandbox))
         assert "read again; their events may come twice" in run.output
 
+    def test_given_a_page_instead_of_a_list_when_read_then_it_is_not_taken_for_an_empty_one(
+        self, sandbox: Sandbox, connector: Connector
+    ) -> None:
+        sandbox.inject(Fault("/api/3/cohorts", body=b"<html>Please try again</html>"))
+        run = connector.read("cohorts")
+        assert len(run.records("cohorts")) == len(sandbox.project.cohorts())
+
     def test_given_a_hung_connection_when_read_then_it_is_cut_and_tried_again(
         self, sandbox: Sandbox, tmp_path: Path
     ) -> None:
