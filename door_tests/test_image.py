@@ -20,10 +20,8 @@ from door_tests.common import (
     REPOSITORY,
     Delivery,
     check_discover_and_read,
-    delivery,
     image_layout,
     settings,
-    small_project,
 )
 from sandbox import Sandbox
 from unit_tests.installed import Connector
@@ -126,17 +124,6 @@ def root(image: str) -> Iterator[Path]:
     container = buildah("from", "--pull-never", image)
     yield Path(buildah("mount", container))
     buildah("rm", container)
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(small_project()) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def expected(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Delivery:
-    return delivery(Connector(tmp_path_factory.mktemp("package"), sandbox, **settings()).read())
 
 
 def contained(root: Path, sandbox: Sandbox, folder: Path, entry: list[str]) -> list[str]:

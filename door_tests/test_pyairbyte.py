@@ -17,13 +17,10 @@ from door_tests.common import (
     MANIFEST,
     REPOSITORY,
     Delivery,
-    delivery,
     load,
-    settings,
-    small_project,
 )
 from sandbox import Sandbox
-from unit_tests.installed import SOURCE_AMPLITUDE, Connector
+from unit_tests.installed import SOURCE_AMPLITUDE
 
 pytestmark = pytest.mark.skipif(
     find_spec("airbyte") is None, reason="PyAirbyte does not support this version of Python"
@@ -72,17 +69,6 @@ COLUMNS = {
         "VARCHAR": "display name timeline_hidden value",
     },
 }
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(small_project()) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def expected(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Delivery:
-    return delivery(Connector(tmp_path_factory.mktemp("package"), sandbox, **settings()).read())
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,7 @@ from door_tests.common import (
     REPOSITORY,
     Delivery,
     check_discover_and_read,
-    delivery,
     settings,
-    small_project,
 )
 from sandbox import Sandbox
 from unit_tests.installed import Connector
@@ -57,17 +54,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(REPOSITORY))
     [built] = folder.glob("*.whl")
     return built
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(small_project()) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def expected(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Delivery:
-    return delivery(Connector(tmp_path_factory.mktemp("package"), sandbox, **settings()).read())
 
 
 def test_when_built_then_the_wheel_holds_the_connector_and_nothing_else(wheel: Path) -> None:

@@ -105,7 +105,8 @@ def run(args: list[str] | None = None) -> None:
     # Objects of the start-up are for good, and those of a record live briefly.
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     messages = _messages(sys.argv[1:] if args is None else args)
     try:
         # What airbyte_cdk.entrypoint.launch does as well, but without a way to end it.
@@ -119,17 +120,23 @@ def run(args: list[str] | None = None) -> None:
                 PRINT_BUFFER.flush()
                 unflushed = 0
         PRINT_BUFFER.__exit__(None, None, None)
-    except (KeyboardInterrupt, BrokenPipeError):
+    except (KeyboardInterrupt, BrokenPipeError) as ended:
         # Not a byte more: a line that was cut off here has to stay the last, or a state that
         # follows it would speak for a record that nobody could read.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
         with suppress(RuntimeError):  # of a generator that has more to say
             messages.close()  # removes the CDK's temporary folder
         # Readers may be waiting for Amplitude for minutes; what they hold vanishes with them.
-        os._exit(130)
+        number = signal.SIGPIPE if isinstance(ended, BrokenPipeError) else ended.args[0]
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
     except BaseException:
         PRINT_BUFFER.__exit__(None, None, None)
         raise
+
+
+def _end(number: int, _: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _messages(args: list[str]) -> Generator[str, None, None]:

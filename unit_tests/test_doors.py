@@ -57,18 +57,6 @@ def manifest() -> dict[str, Any]:
     return yaml.safe_load(MANIFEST.read_text())  # type: ignore[no-any-return]
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(small_project()) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def expected(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Delivery:
-    """What the installed command delivers; test_end_to_end.py compares that with the truth."""
-    return delivery(Connector(tmp_path_factory.mktemp("package"), sandbox, **settings()).read())
-
-
 def test_when_components_are_named_then_by_the_name_that_every_place_registers_them_under() -> None:
     # The tests below can't tell: the package is installed beside each place that they try.
     for path, node in nodes(manifest()):

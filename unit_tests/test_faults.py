@@ -299,7 +299,7 @@ class TestEnded:
         assert list((connector.folder / "tmp").rglob("*.json")) == [], "the CDK's copy of the keys"
         process.send_signal(number)
         output += process.stdout.read()
-        assert process.wait(timeout=5) == 130
+        assert process.wait(timeout=5) == -number
         lines = connector.finished(process, output).output.splitlines()
         assert [line for line in lines if not line.startswith('{"type":')] == []
         assert os.listdir(connector.folder / "tmp") == []
@@ -313,7 +313,7 @@ class TestEnded:
             assert process.stdout
             self.until_first_record(process.stdout)
             process.stdout.close()
-            assert process.wait(timeout=5) == 130
+            assert process.wait(timeout=5) == -signal.SIGPIPE
             assert os.listdir(tmp_path / "tmp") == []
 
     @staticmethod
