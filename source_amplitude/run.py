@@ -156,9 +156,15 @@ def _messages(args: list[str]) -> Generator[str, None, None]:
             state=SourceAmplitude.read_state(paths["state"]) if paths["state"] else None,
             config_path=paths["config"],
         )
-    except AirbyteTracedException as error:
-        yield AirbyteEntrypoint.airbyte_message_to_string(error.as_airbyte_message())
-        if parsed.command != "check" or not (status := error.as_connection_status_message()):
+    except Exception as error:
+        # The CDK's own handler of exceptions is not there before the source is.
+        traced = error
+        if not isinstance(traced, AirbyteTracedException):
+            reason = str(error).splitlines()[0].rstrip(":")
+            message = f"Config, catalog or state can't be read ({type(error).__name__}: {reason})."
+            traced = AirbyteTracedException.from_exception(error, message=message)
+        yield AirbyteEntrypoint.airbyte_message_to_string(traced.as_airbyte_message())
+        if parsed.command != "check" or not (status := traced.as_connection_status_message()):
             sys.exit(1)
         yield AirbyteEntrypoint.airbyte_message_to_string(status)
         return

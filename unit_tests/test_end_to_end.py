@@ -256,3 +256,43 @@ def test_given_a_refusal_in_the_middle_of_a_sync_when_read_then_what_was_deliver
     delivered = {record["server_upload_time"][:13] for record in run.records("events")}
     state = datetime.strptime(run.state("events")["server_upload_time"], "%Y%m%dT%H")
     assert f"{state:%Y-%m-%dT%H}" == max(delivered)
+
+
+STREAM_STATE = {
+    "stream_descriptor": {"name": "average_session_length"},
+    "stream_state": {"date": f"{now():%Y-%m-%d}"},
+}
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        [{"type": "STREAM", "stream": STREAM_STATE}],
+        [{"type": "GLOBAL", "global": {"stream_states": [STREAM_STATE]}}],
+    ],
+    ids=["per-stream", "global"],
+)
+def test_given_a_saved_state_in_either_form_when_read_then_it_is_taken_up(
+    sandbox: Sandbox, tmp_path: Path, saved: list[dict[str, Any]]
+) -> None:
+    connector = Connector(tmp_path, sandbox, dashboard_lookback_days=0)
+    run = connector.read("average_session_length", state=saved)
+    assert run.exit_code == 0, run.output[-2000:]
+    assert [record["date"] for record in run.records("average_session_length")] == [
+        now().date().isoformat()
+    ]
+
+
+def test_given_a_state_of_the_form_before_types_when_read_then_the_error_says_so(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    connector = Connector(tmp_path, sandbox)
+    options = connector.read_options("average_session_length")
+    legacy = tmp_path / "legacy.json"
+    legacy.write_text(json.dumps({"average_session_length": {"date": "2024-01-01"}}))
+    run = connector.run("read", *options, "--state", str(legacy))
+    assert run.exit_code == 1
+    assert run.first_error()["message"] == (
+        "Config, catalog or state can't be read (SchemaValidationError: Schema validation failed)."
+    )
+    assert [line for line in run.output.splitlines() if not line.startswith('{"type":')] == []
