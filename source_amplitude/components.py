@@ -354,8 +354,14 @@ def _spool_archive(response: requests.Response) -> IO[bytes]:
     try:
         spooled = tempfile.TemporaryFile()  # noqa: SIM115 (the extractor closes it)
         try:
+            reported = time.monotonic()
             for chunk in response.iter_content(_CHUNK_BYTES):
                 spooled.write(chunk)
+                if time.monotonic() - reported > _REPORT_SECONDS:
+                    reported = time.monotonic()
+                    _LOGGER.info(
+                        f"Export of {_window(response)}: {spooled.tell():,} bytes received so far."
+                    )
             _check_archive(spooled, is_to_be_unpacked=_is_one_hour(response))
         except BaseException:
             spooled.close()

@@ -1,10 +1,13 @@
 """The console script ``source-amplitude``: ``spec``, ``check``, ``discover``, ``read``."""
 
 import gc
+import logging
 import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Generator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +30,7 @@ from source_amplitude.validation import refuse_invalid
 sys.modules.setdefault("source_declarative_manifest.components", components)
 
 _FLUSH_CHARACTERS = 64 * 1024
+_SILENCE_SECONDS = 50.0
 
 
 class LatestRecordCursor:
@@ -111,9 +115,11 @@ def run(args: list[str] | None = None) -> None:
     try:
         # What airbyte_cdk.entrypoint.launch does as well, but without a way to end it.
         PRINT_BUFFER.__enter__()
-        unflushed = 0
+        unflushed, printed = 0, [0]
+        threading.Thread(target=_break_silence, args=(printed,), daemon=True).start()
         for message in messages:
             print(f"{message}\n", end="")
+            printed[0] += 1
             # The buffer itself goes by time alone, and holds four bytes for a character.
             unflushed += len(message)
             if unflushed > _FLUSH_CHARACTERS:
@@ -133,6 +139,17 @@ def run(args: list[str] | None = None) -> None:
     except BaseException:
         PRINT_BUFFER.__exit__(None, None, None)
         raise
+
+
+def _break_silence(printed: list[int]) -> None:
+    """Say so when nothing is printed for a while: the CDK waits for the API budget in silence."""
+    while True:
+        before = printed[0]
+        time.sleep(_SILENCE_SECONDS)
+        if printed[0] == before:
+            logging.getLogger("airbyte").info(
+                "Still at work: waiting for Amplitude, or for its rate limit."
+            )
 
 
 def _end(number: int, _: object) -> None:
@@ -160,7 +177,7 @@ def _messages(args: list[str]) -> Generator[str, None, None]:
         # The CDK's own handler of exceptions is not there before the source is.
         traced = error
         if not isinstance(traced, AirbyteTracedException):
-            reason = str(error).splitlines()[0].rstrip(":")
+            reason = (str(error) or "no reason given").splitlines()[0].rstrip(":")
             message = f"Config, catalog or state can't be read ({type(error).__name__}: {reason})."
             traced = AirbyteTracedException.from_exception(error, message=message)
         yield AirbyteEntrypoint.airbyte_message_to_string(traced.as_airbyte_message())

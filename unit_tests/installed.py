@@ -33,9 +33,9 @@ class Run:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        return [
-            json.loads(line) for line in self.output.splitlines() if line.startswith('{"type":')
-        ]
+        # Not splitlines(), which takes U+2028 in a record for the end of a line.
+        lines = self.output.split("\n")
+        return [json.loads(line) for line in lines if line.startswith('{"type":')]
 
     def records(self, stream: str) -> list[dict[str, Any]]:
         found = (message["record"] for message in self.messages if message["type"] == "RECORD")

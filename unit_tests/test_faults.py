@@ -3,6 +3,7 @@
 `Connector` checks each run for the keys: they are in nothing that any of them prints.
 """
 
+import gzip
 import io
 import json
 import os
@@ -67,6 +68,54 @@ def damage_members(body: bytes) -> bytes:
     return damaged.getvalue()
 
 
+UNUSUAL = ["crlf", "no-last-newline", "bom", "after-bom", "blank", "separator", "nul", "surrogate"]
+UNUSUAL += ["not-a-number", "bytes", "first-gzip", "second-gzip", "absolute", "timestamps"]
+
+
+def unusual_archive() -> bytes:
+    """Every legal oddity at once: line ends, encodings, names, sizes and numbers of members."""
+
+    def line(uuid: str, rest: bytes = b"") -> bytes:
+        uploaded = f"{FIRST_HOUR:%Y-%m-%d %H}:00:00.000000"
+        return b'{"uuid":"%s","server_upload_time":"%s"%s}' % (
+            uuid.encode(),
+            uploaded.encode(),
+            rest,
+        )
+
+    odd_times = b',"event_time":"2022:05:27 05:59:45.471635","client_event_time":"(none)"'
+    members = {
+        "187520/": b"",
+        "187520/empty.gz": gzip.compress(b""),
+        "187520/a.gz": gzip.compress(line("crlf") + b"\r\n" + line("no-last-newline")),
+        "187520/b.gz": gzip.compress(b"\xef\xbb\xbf" + line("bom") + b"\n" + line("after-bom")),
+        "187520/c.gz": gzip.compress(b"\n \n" + line("blank") + b"\n\n"),
+        "187520/d.gz": gzip.compress(line("separator", ',"city":"\u2028"'.encode()) + b"\n"),
+        "187520/e.gz": gzip.compress(line("nul", b',"city":"\\u0000"') + b"\n"),
+        "187520/f.gz": gzip.compress(line("surrogate", b',"city":"\\ud800"') + b"\n"),
+        "187520/g.gz": gzip.compress(
+            line("not-a-number", b',"n":[NaN,1e999,123456789012345678901]')
+        ),
+        "187520/h.gz": gzip.compress(line("bytes", b',"city":"\xff"')),
+        "187520/i.gz": gzip.compress(line("first-gzip") + b"\n")
+        + gzip.compress(line("second-gzip")),
+        "/outside.gz": gzip.compress(line("absolute")),
+        "../outside.gz": gzip.compress(line("timestamps", odd_times + b',"processed_time":""')),
+        **{f"187520/{n}.gz": gzip.compress(line(f"many-{n}")) for n in range(2_000)},
+        **{
+            f"187520/large-{n}.gz": gzip.compress(
+                line(f"inflates-{n}", b',"event_properties":{"x":"%s"}' % (b"x" * 2_000_000))
+            )
+            for n in range(3)
+        },
+    }
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as zipped:
+        for name, content in members.items():
+            zipped.writestr(name, content)
+    return packed.getvalue()
+
+
 class TestRecovered:
     @pytest.mark.parametrize(
         "fault",
@@ -106,6 +155,27 @@ class TestRecovered:
         union = {event["uuid"]: event for event in run.records("events")}
         assert by("uuid", list(union.values())) == by("uuid", events_of(sandbox))
         assert "read again; their events may come twice" in run.output
+
+    def test_given_archives_of_unusual_forms_when_read_then_all_of_them_is_read_and_nothing_written(
+        self, sandbox: Sandbox, connector: Connector
+    ) -> None:
+        sandbox.inject(Fault(EXPORT, body=unusual_archive()))
+        for _ in range(2):  # the other windows
+            sandbox.inject(Fault(EXPORT, status=404))
+        run = connector.read("events")
+        assert run.exit_code == 0, run.output[-2000:]
+        assert sorted(event["uuid"] for event in run.records("events")) == sorted(
+            [f"many-{n}" for n in range(2_000)] + [f"inflates-{n}" for n in range(3)] + UNUSUAL
+        )
+        [odd] = [event for event in run.records("events") if event["uuid"] == "timestamps"]
+        assert odd == {
+            "uuid": "timestamps",
+            "event_time": "2022-05-27T05:59:45.471635+00:00",
+            "client_event_time": "(none)",
+            "processed_time": "",
+            "server_upload_time": f"{FIRST_HOUR:%Y-%m-%dT%H}:00:00.000000+00:00",
+        }
+        assert list(connector.folder.rglob("outside*")) == []
 
     def test_given_a_page_instead_of_a_list_when_read_then_it_is_not_taken_for_an_empty_one(
         self, sandbox: Sandbox, connector: Connector
@@ -322,3 +392,15 @@ class TestEnded:
         while '"RECORD"' not in output:
             output += lines.readline()
         return output
+
+
+def test_given_nothing_to_print_for_long_when_read_then_a_line_says_so(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    impatient = "import source_amplitude.run as r; r._SILENCE_SECONDS = 0.5; r.run()"
+    connector = Connector(tmp_path, sandbox, [sys.executable, "-c", impatient])
+    options = Connector(tmp_path, sandbox).read_options("cohorts")
+    sandbox.inject(Fault("/api/3/cohorts", delay=2))
+    run = connector.run("read", *options)
+    assert run.exit_code == 0
+    assert "Still at work" in run.output
