@@ -209,10 +209,7 @@ class ExportArchiveExtractor(RecordExtractor):
                 for line_number, line in enumerate(_lines(archive, member, window), start=1):
                     if line.isspace():
                         continue
-                    event = self._event(
-                        line, f"line {line_number} of member {member.filename}", window
-                    )
-                    yield event
+                    yield self._event(line, line_number, member.filename, window)
                     events += 1
                     unreported_bytes += len(line)
                     if unreported_bytes < _GIVE_WAY_BYTES:
@@ -233,13 +230,14 @@ class ExportArchiveExtractor(RecordExtractor):
                 f"zipped, read in {time.monotonic() - started:.1f} s."
             )
 
-    def _event(self, line: bytes, place: str, window: str) -> dict[str, Any]:
+    def _event(self, line: bytes, number: int, member: str, window: str) -> dict[str, Any]:
         try:
             event = _parse_event(line)
         except ValueError:
             raise AirbyteTracedException(
-                message=f"Amplitude sent something that is no event: {place} of the export of "
-                f"{window}. Nothing after it was read. Report the window to Amplitude's support.",
+                message=f"Amplitude sent something that is no event: line {number} of member "
+                f"{member} of the export of {window}. Nothing after it was read. Report the window "
+                "to Amplitude's support.",
                 failure_type=FailureType.system_error,
             ) from None  # the cause would quote the line, which is a customer's data
         for name in self.timestamp_fields:

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +39,6 @@ class Run:
     def records(self, stream: str) -> list[dict[str, Any]]:
         found = (message["record"] for message in self.messages if message["type"] == "RECORD")
         return [record["data"] for record in found if record["stream"] == stream]
-
-    def counts(self) -> Counter[str]:
-        return Counter(
-            message["record"]["stream"] for message in self.messages if message["type"] == "RECORD"
-        )
 
     def states(self) -> list[dict[str, Any]]:
         """The last state of each stream, in the form that ``--state`` takes."""
