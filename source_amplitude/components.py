@@ -18,21 +18,22 @@ import threading
 import time
 import zipfile
 import zlib
-from base64 import b64decode
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import IO, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 from weakref import WeakKeyDictionary
 
 import orjson
 import requests
 from airbyte_cdk.models import FailureType
-from airbyte_cdk.sources.declarative.auth.token import BasicHttpAuthenticator
+from airbyte_cdk.sources.declarative.auth.declarative_authenticator import DeclarativeAuthenticator
 from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordExtractor
+from airbyte_cdk.sources.declarative.interpolation import InterpolatedString
 from airbyte_cdk.sources.declarative.migrations.state_migration import StateMigration
 from airbyte_cdk.sources.declarative.models.declarative_component_schema import DeclarativeStream
 from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErrorHandler
@@ -44,6 +45,7 @@ from airbyte_cdk.sources.streams.http.request_window_split_exception import (
 )
 from airbyte_cdk.utils.airbyte_secrets_utils import add_to_secrets, filter_secrets
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
+from isodate import parse_duration  # type: ignore[import-untyped]
 
 _CHUNK_BYTES = 256 * 1024
 _GIVE_WAY_BYTES = 128 * 1024
@@ -66,18 +68,37 @@ _EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\
 
 
 @dataclass
-class SecretiveBasicHttpAuthenticator(BasicHttpAuthenticator):
-    """HTTP Basic whose header the CDK hides from its logs, as it hides the two keys.
+class SecretiveBasicHttpAuthenticator(DeclarativeAuthenticator):
+    """HTTP Basic with the two keys as they stand in the config, which no log shows in any form.
 
-    With ``--debug``, the built-in authenticator's Base64 of both keys is printed per request.
+    ``username_field`` and ``password_field`` name fields of the config. The built-in authenticator
+    evaluates a template, which takes the valid key ``1e10`` for a number, and the CDK hides only
+    the keys themselves: not the header, nor what a server or ``--debug`` makes of them (escaped as
+    JSON, as Python or for a URL).
     """
 
-    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
-        super().__post_init__(parameters)
-        encoded = self.token.removeprefix("Basic ")
-        # The keys as well: in the config, they may have blanks around them.
-        for secret in (encoded, *b64decode(encoded).decode().split(":")):
-            add_to_secrets(secret)
+    config: Mapping[str, Any]
+    username_field: str
+    password_field: str
+
+    def __post_init__(self) -> None:
+        # Keys are pasted, often with a blank or a line end.
+        keys = [str(self.config[f]).strip() for f in (self.username_field, self.password_field)]
+        self._token = b64encode(":".join(keys).encode()).decode()
+        for key in (*keys, self._token):
+            for form in {key, *(json.dumps(key, ensure_ascii=a)[1:-1] for a in (True, False))} | {
+                *(f(key) for f in (quote, quote_plus, lambda text: repr(text)[1:-1])),
+                quote(key, safe=""),
+            }:
+                add_to_secrets(form)
+
+    @property
+    def auth_header(self) -> str:
+        return "Authorization"
+
+    @property
+    def token(self) -> str:
+        return f"Basic {self._token}"
 
 
 @dataclass
@@ -88,8 +109,9 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
     exceptions at all. Here, each message of a response filter is preceded by the HTTP code and
     what Amplitude said, be it JSON or plain text, and a host that can't be reached is named.
 
-    Raises ``DefaultBackoffException``, which has the CDK ask again, for a 200 whose body is no JSON
-    object, or one that tells of an error: the CDK would take it for an answer without records.
+    Raises ``AirbyteTracedException`` for a refusal; ``DefaultBackoffException``, which has the CDK
+    ask again, for a 200 whose body is no JSON object, or one that tells of an error: the CDK would
+    take it for an answer without records.
     """
 
     def interpret_response(
@@ -112,11 +134,11 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
                 f"{said}, which is no answer. Try again later.",
                 FailureType.transient_error,
             )
-        return ErrorResolution(
-            resolution.response_action,
-            resolution.failure_type,
-            f"{said}. {resolution.error_message or ''}".rstrip(),
-        )
+        message = f"{said}. {resolution.error_message or ''}".rstrip()
+        if resolution.response_action == ResponseAction.FAIL:
+            # Raised, because the CDK quotes the body as it came beside the message.
+            raise _failure(message, resolution.failure_type or FailureType.system_error)
+        return ErrorResolution(resolution.response_action, resolution.failure_type, message)
 
 
 @dataclass
@@ -183,9 +205,10 @@ class ExportArchiveExtractor(RecordExtractor):
     """Zip of gzips of JSON lines in (as ``ExportErrorHandler`` leaves it), one record per line out.
 
     Records are what Amplitude sent, but for ``timestamp_fields``: their naive UTC form
-    ``2024-01-01 05:00:00.123456`` becomes RFC 3339, ``2024-01-01T05:00:00.123456+00:00``. The
-    built-in decoders hold archive and members in memory, drop lines they can't parse, and leave
-    timestamps to a transformation that costs more per event than all of this does.
+    ``2024-01-01 05:00:00.123456`` becomes RFC 3339, ``2024-01-01T05:00:00.123456+00:00``. A
+    ``cursor_field`` beyond its window keeps a form that no cursor reads, so that the state does not
+    follow it. The built-in decoders hold archive and members in memory, drop lines they can't
+    parse, and leave timestamps to a transformation that costs more per event than all of this does.
 
     Raises ``RequestWindowSplitRequiredException``, which has the CDK read the window again as two
     halves, for a member that can't be unpacked; ``AirbyteTracedException`` naming window, member
@@ -193,6 +216,7 @@ class ExportArchiveExtractor(RecordExtractor):
     """
 
     timestamp_fields: list[str]
+    cursor_field: str
 
     def __post_init__(self) -> None:
         # Archives are downloaded side by side and read one by one: readers of several would hinder
@@ -201,6 +225,8 @@ class ExportArchiveExtractor(RecordExtractor):
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
         window = _window(response)
+        # As the first 13 characters of a timestamp.
+        last_hour = datetime.strptime(window[-11:], "%Y%m%dT%H").strftime("%Y-%m-%dT%H")
         with self._one_by_one, response.raw as spooled, zipfile.ZipFile(spooled) as archive:
             started = reported = time.monotonic()
             members = [m for m in archive.infolist() if m.file_size]
@@ -209,7 +235,7 @@ class ExportArchiveExtractor(RecordExtractor):
                 for line_number, line in enumerate(_lines(archive, member, window), start=1):
                     if line.isspace():
                         continue
-                    yield self._event(line, line_number, member.filename, window)
+                    yield self._event(line, line_number, member.filename, window, last_hour)
                     events += 1
                     unreported_bytes += len(line)
                     if unreported_bytes < _GIVE_WAY_BYTES:
@@ -230,7 +256,9 @@ class ExportArchiveExtractor(RecordExtractor):
                 f"zipped, read in {time.monotonic() - started:.1f} s."
             )
 
-    def _event(self, line: bytes, number: int, member: str, window: str) -> dict[str, Any]:
+    def _event(
+        self, line: bytes, number: int, member: str, window: str, last_hour: str
+    ) -> dict[str, Any]:
         try:
             event = _parse_event(line)
         except ValueError:
@@ -244,6 +272,9 @@ class ExportArchiveExtractor(RecordExtractor):
             value = event.get(name)
             if value:
                 event[name] = _rfc3339(value)
+        cursor_value = event.get(self.cursor_field)
+        if isinstance(cursor_value, str) and cursor_value[:13] > last_hour:
+            event[self.cursor_field] = cursor_value.replace("T", " ", 1)
         return event
 
 
@@ -283,35 +314,96 @@ class DashboardSeriesExtractor(RecordExtractor):
 
 
 @dataclass
-class StateValidation(StateMigration):
-    """A saved state in; nothing is migrated, but a state that can't be read is named.
+class SavedState(StateMigration):
+    """A saved state in; out, the CDK's slices: all is done but for what is to be read again.
 
-    The cursor itself reads every form that published versions have written, see
-    ``cursor_datetime_formats``; what it says of another one ("No format in [...] matching ...")
-    helps nobody.
+    ``read_again`` is a number of the cursor's units (hours or days), counted back from the state's
+    own. The CDK's look-back would do the same, but it takes what it reads again for done: a window
+    that fails there, or is not finished when the process dies, would not hold the state back. A
+    state from the future is set back to the newest unit that can be read, with a line of the log.
+    In: ``{cursor_field: time}``, in any of ``formats``, or any of the CDK's own forms that hold
+    such a state. Out: ``{"state_type": "date-range", "slices": [{...}]}``.
 
-    Raises ``AirbyteTracedException`` (config error).
+    Raises ``AirbyteTracedException`` (config error) for a state that can't be read.
     """
 
+    config: Mapping[str, Any]
     declarative_stream: DeclarativeStream
+    read_again: str
+    formats: list[str]
 
     def should_migrate(self, stream_state: Mapping[str, Any]) -> bool:
-        cursor: Any = self.declarative_stream.incremental_sync
-        value = stream_state.get(cursor.cursor_field)
-        if value and not any(
-            _is_time_of_form(value, form) for form in cursor.cursor_datetime_formats
-        ):
-            example = datetime(2024, 1, 31, 20).strftime(cursor.datetime_format)
-            raise AirbyteTracedException(
-                message=f"The saved state of the stream {self.declarative_stream.name} can't be "
-                f"read: {cursor.cursor_field} is {value!r}, where a time such as {example} should "
-                "be. Clear the stream's data in Airbyte, or mend its state.",
-                failure_type=FailureType.config_error,
-            )
-        return not value and cursor.cursor_field in stream_state
+        return any(not key.startswith("__ab_") for key in stream_state)
 
     def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
+        cursor: Any = self.declarative_stream.incremental_sync
+        saved = self._cursor_value(stream_state, cursor.cursor_field)
+        if saved in (None, ""):
+            return {}
+        start = self._evaluate(cursor.start_datetime.datetime)
+        newest = self._evaluate(cursor.end_datetime.max_datetime)
+        state = self._parse(saved, cursor)
+        if state > newest:
+            _LOGGER.warning(
+                f"The saved state of the stream {self.declarative_stream.name} lies in the future "
+                f"({saved}). It is set back to {newest.strftime(cursor.datetime_format)}."
+            )
+            state = newest
+        units = int(InterpolatedString.create(self.read_again, parameters={}).eval(self.config))
+        done = state - units * parse_duration(cursor.cursor_granularity)
+        slice_of_done = {
+            "start": start,
+            "end": max(start, done),
+            "most_recent_cursor_value": max(start, state),
+        }
+        return {
+            "state_type": "date-range",
+            "slices": [
+                {k: v.strftime(cursor.datetime_format) for k, v in slice_of_done.items()},
+            ],
+        }
+
+    def _cursor_value(self, state: Mapping[str, Any], field: str) -> Any:
+        if field in state:
+            return state[field]
+        match state:
+            case {"slices": [{"most_recent_cursor_value": value}, *_]} if value:
+                return value
+            case {"slices": [{"start": value}, *_]}:
+                return value
+            case {"state": {**inner}} | {"states": [{"cursor": {**inner}}]} if field in inner:
+                return inner[field]
+        raise self._unreadable(f"it is {dict(state)}")
+
+    def _evaluate(self, template: str) -> datetime:
+        cursor: Any = self.declarative_stream.incremental_sync
+        value = InterpolatedString.create(template, parameters={}).eval(self.config)
+        return datetime.strptime(str(value), cursor.datetime_format)
+
+    def _parse(self, value: object, cursor: Any) -> datetime:
+        for form in self.formats:
+            with suppress(ValueError):
+                time = datetime.strptime(str(value), form).strftime(cursor.datetime_format)
+                return datetime.strptime(time, cursor.datetime_format)
+        example = datetime(2024, 1, 31, 20).strftime(cursor.datetime_format)
+        raise self._unreadable(
+            f"{cursor.cursor_field} is {value!r}, where a time such as {example} should be"
+        )
+
+    def _unreadable(self, reason: str) -> AirbyteTracedException:
+        return _failure(
+            f"The saved state of the stream {self.declarative_stream.name} can't be read: "
+            f"{reason}. Clear the stream's data in Airbyte, or mend its state.",
+            FailureType.config_error,
+        )
+
+
+def _failure(
+    message: str, failure_type: FailureType = FailureType.system_error
+) -> AirbyteTracedException:
+    return AirbyteTracedException(
+        message=message, internal_message=message, failure_type=failure_type
+    )
 
 
 def _connection_failed(
@@ -504,10 +596,3 @@ def _unpaired(response: requests.Response, found: str) -> AirbyteTracedException
         f"{_window(response)} can't be read without guessing: {found}. Nothing of it was stored.",
         failure_type=FailureType.system_error,
     )
-
-
-def _is_time_of_form(value: object, form: str) -> bool:
-    try:
-        return bool(datetime.strptime(str(value), form))
-    except ValueError:
-        return False

@@ -51,7 +51,7 @@ def extract(body: bytes) -> list[Any]:
     answer = response(body)
     resolution = ExportErrorHandler(parameters={}, config={}).interpret_response(answer)
     assert resolution.response_action is ResponseAction.SUCCESS
-    return list(ExportArchiveExtractor(timestamp_fields=FIELDS).extract_records(answer))
+    return list(ExportArchiveExtractor(FIELDS, "server_upload_time").extract_records(answer))
 
 
 def extract_lines(lines: bytes) -> list[Any]:
@@ -168,7 +168,7 @@ class TestExportArchive:
     def start(body: bytes) -> Any:
         answer = response(body)
         ExportErrorHandler(parameters={}, config={}).interpret_response(answer)
-        return ExportArchiveExtractor(timestamp_fields=FIELDS).extract_records(answer)
+        return ExportArchiveExtractor(FIELDS, "server_upload_time").extract_records(answer)
 
     def test_given_a_line_without_end_when_extracted_then_memory_stays_bounded(
         self, monkeypatch: pytest.MonkeyPatch
@@ -427,7 +427,7 @@ def test_given_the_file_as_text_when_injected_as_the_builder_does_then_its_class
     try:
         checksums = {"sha256": hashlib.sha256(text.encode()).hexdigest()}
         module = register_components_module_from_string(text, checksums)
-        assert module.ExportArchiveExtractor(timestamp_fields=[]).timestamp_fields == []
+        assert module.ExportArchiveExtractor([], "server_upload_time").timestamp_fields == []
     finally:
         for name, loaded in before.items():
             if loaded is None:

@@ -131,11 +131,93 @@ class TestEvents:
             output = read_stream("events", settings, {"server_upload_time": "20240103T18"})
         assert final_state(output) == {"server_upload_time": "20240103T18"}
 
-    def test_given_a_state_in_the_future_when_read_then_nothing_is_asked_and_it_stays(self) -> None:
+    def test_given_a_state_in_the_future_when_read_then_it_is_set_back_to_the_newest_hour(
+        self,
+    ) -> None:
+        settings = config(lookback_window_hours=1)
+        with HttpMocker() as http:
+            http.get(export("20240103T20", "20240103T20"), NO_DATA)
+            output = read_stream("events", settings, {"server_upload_time": "20300101T00"})
+        assert final_state(output) == {"server_upload_time": "20240103T20"}
+        assert any(
+            "The saved state of the stream events lies in the future (20300101T00). It is set back "
+            "to 20240103T20." in log.log.message  # type: ignore[union-attr]
+            for log in output.logs
+        )
+
+    def test_given_an_event_uploaded_after_its_window_when_read_then_the_state_does_not_follow_it(
+        self,
+    ) -> None:
+        settings = config(start_date="2024-01-03T19:00:00Z")
+        with HttpMocker() as http:
+            http.get(
+                export("20240103T19", "20240103T20"),
+                exported(
+                    event("a", "2024-01-03 19:10:00.000000"),
+                    event("odd", "2099-01-01 00:00:00.000000"),
+                    event("odder", "2099-01-01T00:00:00.000000+00:00"),
+                ),
+            )
+            output = read_stream("events", settings)
+        assert records(output) == [
+            event("a", "2024-01-03T19:10:00.000000+00:00"),
+            event("odd", "2099-01-01 00:00:00.000000+00:00"),
+            event("odder", "2099-01-01 00:00:00.000000+00:00"),
+        ]
+        assert final_state(output) == {"server_upload_time": "20240103T19"}
+
+    @pytest.mark.parametrize(
+        "state",
+        [
+            {
+                "state_type": "date-range",
+                "slices": [
+                    {
+                        "start": "20240101T00",
+                        "end": "20240103T20",
+                        "most_recent_cursor_value": "20240103T18",
+                    }
+                ],
+            },
+            {
+                "state_type": "date-range",
+                "slices": [{"start": "20240103T18", "end": "20240103T20"}],
+            },
+            {"use_global_cursor": True, "state": {"server_upload_time": "20240103T18"}},
+            {"states": [{"partition": {}, "cursor": {"server_upload_time": "20240103T18"}}]},
+        ],
+        ids=["date-range", "without-records", "global", "per-partition"],
+    )
+    def test_given_a_state_of_another_cursor_of_the_cdk_when_read_then_it_is_taken_up(
+        self, state: dict[str, Any]
+    ) -> None:
+        with HttpMocker() as http:
+            http.get(export("20240103T18", "20240103T20"), NO_DATA)
+            output = read_stream("events", config(lookback_window_hours=1), state)
+        assert final_state(output) == {"server_upload_time": "20240103T18"}
+
+    @pytest.mark.parametrize(
+        "state",
+        [
+            {"state_type": "date-range", "slices": []},
+            {"states": [{"cursor": {"server_upload_time": "20240103T18"}}] * 2},
+            {"date": "2024-01-03"},
+        ],
+        ids=["no-slices", "two-partitions", "another-field"],
+    )
+    def test_given_a_state_without_this_cursor_when_read_then_it_is_refused_and_shown(
+        self, state: dict[str, Any]
+    ) -> None:
         with HttpMocker():
-            output = read_stream("events", config(), {"server_upload_time": "20300101T00"})
-        assert output.errors == []
-        assert final_state(output) == {"server_upload_time": "20300101T00"}
+            output = read_stream(
+                "events", config(), state, expected=ExpectedOutcome.EXPECT_EXCEPTION
+            )
+        message, failure_type = first_error(output)
+        assert message == (
+            f"The saved state of the stream events can't be read: it is {state}. Clear the "
+            "stream's data in Airbyte, or mend its state."
+        )
+        assert failure_type == FailureType.config_error
 
     @pytest.mark.parametrize("value", ["yesterday", "2024", 5])
     def test_given_a_state_that_can_not_be_read_when_read_then_stream_and_value_are_named(

@@ -1,0 +1,181 @@
+"""How events leave a process of our own: as finished lines, in batches, bounded in bytes.
+
+The CDK hands records over one by one and serialises each when it is printed. By then an event has
+grown cold in memory, and ten thousand may be waiting. Here, the thread that parses an event makes
+its RECORD line at once, and some 128 KB of lines pass through the CDK as if they were one record.
+Records, states, their counts and their order are what they are without it.
+"""
+
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import ModuleType
+from typing import Any
+
+import orjson
+import requests
+from airbyte_cdk.entrypoint import AirbyteEntrypoint
+from airbyte_cdk.logger import PRINT_BUFFER
+from airbyte_cdk.models import AirbyteMessage, AirbyteRecordMessage
+from airbyte_cdk.sources.concurrent_source.concurrent_read_processor import ConcurrentReadProcessor
+from airbyte_cdk.sources.concurrent_source.concurrent_source import ConcurrentSource
+from airbyte_cdk.sources.connector_state_manager import HashableStreamDescriptor
+from airbyte_cdk.sources.streams.concurrent.partitions.types import QueueItem
+from airbyte_cdk.sources.types import Record
+from airbyte_cdk.sources.utils.record_helper import stream_data_to_airbyte_message
+
+from source_amplitude import components
+
+_BATCH_BYTES = 128 * 1024
+_BYTES_IN_FLIGHT = 16 * 1024 * 1024
+# No field of an event: the one record that passes through the CDK has its batch there.
+_BATCH = "\0batch"
+_STREAM = "events"
+
+
+class Room:
+    """A bound on the bytes between the threads that read and the one that prints.
+
+    The CDK's queue is bounded in records: when the destination pauses, memory would follow the
+    size of the events.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    def take(self, size: int) -> None:
+        """Wait for room. What is larger than all of it waits until it is alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._size)
+            self._taken += size
+
+    def free(self, size: int) -> None:
+        with self._changed:
+            self._taken -= size
+            self._changed.notify_all()
+
+
+ROOM = Room(_BYTES_IN_FLIGHT)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The RECORD lines of ``count`` events."""
+
+    lines: bytes
+    count: int
+
+    def print(self) -> None:
+        """Write the lines to standard output, after all that has been printed so far."""
+        PRINT_BUFFER.flush()
+        out = sys.__stdout__.buffer  # type: ignore[union-attr]
+        out.write(self.lines)
+        out.flush()
+        ROOM.free(len(self.lines))
+
+
+class BatchingExtractor(components.ExportArchiveExtractor):
+    """The events of its base in batches, ``{cursor_field: latest value, "\\0batch": Batch}``."""
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        lines: list[bytes] = []
+        size, was_usual = 0, True
+        latest: Any = None
+        try:
+            for event in super().extract_records(response):
+                value = event.get(self.cursor_field)
+                is_usual = _is_usual(value)
+                # Values of the one usual form compare as text. Any other is shown to the CDK's
+                # cursor by itself: it may read it, or log that it can't.
+                belongs = (was_usual and is_usual) or value == latest
+                if lines and (size > _BATCH_BYTES or not belongs):
+                    yield self._batch(lines, latest)
+                    lines, size = [], 0
+                if not lines or (is_usual and value > latest):
+                    latest = value
+                was_usual = is_usual
+                line = _record_line(event)
+                lines.append(line)
+                size += len(line)
+        except Exception:
+            if lines:
+                yield self._batch(lines, latest)
+            raise
+        if lines:
+            yield self._batch(lines, latest)
+
+    def _batch(self, lines: list[bytes], value: Any) -> MutableMapping[str, Any]:
+        batch = Batch(b"".join(lines), len(lines))
+        ROOM.take(len(batch.lines))
+        return {self.cursor_field: value, _BATCH: batch}
+
+
+class BatchingEntrypoint(AirbyteEntrypoint):
+    """Prints a batch in the place of its record, and counts it as the records it has."""
+
+    def read(self, *args: Any) -> Iterable[AirbyteMessage]:
+        for message in super().read(*args):
+            if batch := _batch_of(message.record):
+                batch.print()
+            else:
+                yield message
+
+    @staticmethod
+    def handle_record_counts(
+        message: AirbyteMessage, counts: defaultdict[HashableStreamDescriptor, float]
+    ) -> AirbyteMessage:
+        if batch := _batch_of(message.record):
+            counts[HashableStreamDescriptor(_STREAM)] += batch.count - 1
+        return AirbyteEntrypoint.handle_record_counts(message, counts)
+
+
+class BatchingSource(ConcurrentSource):
+    """Counts a batch as the records it has in the log, too."""
+
+    def _handle_item(
+        self, item: QueueItem, processor: ConcurrentReadProcessor
+    ) -> Iterable[AirbyteMessage]:
+        if isinstance(item, Record) and (batch := item.data.get(_BATCH)):
+            processor._record_counter[_STREAM] += batch.count - 1
+        return super()._handle_item(item, processor)
+
+
+def components_in_batches() -> ModuleType:
+    """What the manifest is to find under the name of ``components.py``."""
+    module = ModuleType(components.__name__)
+    vars(module).update(vars(components), ExportArchiveExtractor=BatchingExtractor)
+    return module
+
+
+def _batch_of(record: AirbyteRecordMessage | None) -> Batch | None:
+    return record.data.get(_BATCH) if record else None
+
+
+def _is_usual(value: object) -> bool:
+    """Whether it is a time of the form 2024-01-01T05:00:00.123456+00:00."""
+    if type(value) is not str or len(value) != 32 or not value.endswith("+00:00"):
+        return False
+    try:
+        return bool(datetime.fromisoformat(value))
+    except ValueError:
+        return False
+
+
+def _record_line(event: Mapping[str, Any]) -> bytes:
+    record = {
+        "stream": _STREAM,
+        # The CDK leaves out what is null.
+        "data": {name: value for name, value in event.items() if value is not None},
+        "emitted_at": time.time_ns() // 1_000_000,
+    }
+    try:
+        return orjson.dumps({"type": "RECORD", "record": record}, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        message = stream_data_to_airbyte_message(_STREAM, event)
+        return f"{AirbyteEntrypoint.airbyte_message_to_string(message)}\n".encode()
