@@ -465,15 +465,24 @@ class TestLists:
             output = read_stream("cohorts", config(), sync_mode=SyncMode.full_refresh)
         assert records(output) == [cohort]
 
-    def test_given_event_types_when_read_then_each_arrives_as_amplitude_sent_it(self) -> None:
+    @pytest.mark.parametrize(
+        ("sent", "delivered"), [(True, True), (False, False), (1, True), (0, False), (None, None)]
+    )
+    def test_given_event_types_when_read_then_timeline_hidden_is_a_boolean_and_all_else_as_sent(
+        self, sent: object, delivered: object
+    ) -> None:
         event_type = {"id": 1234567, "name": "Add Friends", "totals": 193167, "hidden": False}
         with HttpMocker() as http:
             http.get(
                 HttpRequest("https://amplitude.com/api/2/events/list", headers=AUTHORIZATION),
-                answer([event_type]),
+                answer([{**event_type, "timeline_hidden": sent}, event_type]),
             )
             output = read_stream("events_list", config(), sync_mode=SyncMode.full_refresh)
-        assert records(output) == [event_type]
+        shown = {} if delivered is None else {"timeline_hidden": delivered}
+        assert [repr(record) for record in records(output)] == [
+            repr({**event_type, **shown}),
+            repr(event_type),
+        ]
 
 
 class TestRefusals:
