@@ -22,17 +22,19 @@ from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import partial
 from typing import IO, Any
 from urllib.parse import parse_qs, urlsplit
 from weakref import WeakKeyDictionary
 
 import orjson
+import pytz
 import requests
 from airbyte_cdk.models import FailureType
 from airbyte_cdk.sources.declarative.auth.token import BasicHttpAuthenticator
 from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordExtractor
+from airbyte_cdk.sources.declarative.interpolation.macros import now_utc, str_to_datetime
 from airbyte_cdk.sources.declarative.migrations.state_migration import StateMigration
 from airbyte_cdk.sources.declarative.models.declarative_component_schema import DeclarativeStream
 from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErrorHandler
@@ -50,6 +52,8 @@ _GIVE_WAY_BYTES = 128 * 1024
 _LINE_BYTES = 32 * 1024 * 1024
 _REPORT_SECONDS = 30
 _BREAKS_BEFORE_SPLIT = 2
+# Amplitude is younger. What is older is a typing error that would cost hours of empty requests.
+_FIRST_DAY = datetime(2010, 1, 1, tzinfo=timezone.utc)
 # zipfile and gzip raise more than their own errors for damaged or unusual archives.
 _UNZIP_ERRORS = (
     EOFError,
@@ -73,6 +77,7 @@ class SecretiveBasicHttpAuthenticator(BasicHttpAuthenticator):
     """
 
     def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        refuse_unusable(self.config)
         super().__post_init__(parameters)
         encoded = self.token.removeprefix("Basic ")
         # The keys as well: in the config, they may have blanks around them.
@@ -312,6 +317,48 @@ class StateValidation(StateMigration):
 
     def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
+
+
+def refuse_unusable(config: Mapping[str, Any]) -> None:
+    """Raise for dates and a time zone of the right form that no sync could do anything with.
+
+    Forms, and all other values, are told by the spec in the manifest. This is called by what every
+    stream is built with, because the spec itself has to do without custom components.
+    """
+    dates: dict[str, datetime] = {}
+    for title, name in (("Start Date", "start_date"), ("End Date", "end_date")):
+        if value := config.get(name):
+            try:
+                dates[name] = str_to_datetime(value)
+            except (OverflowError, TypeError, ValueError):
+                reason = f"{value!r} is no date of the calendar"
+                raise refusal(f"{title} ({name}) is not valid: {reason}.") from None
+    start = dates.get("start_date", _FIRST_DAY)
+    title = f"Start Date (start_date) is not valid: {config.get('start_date')!r}"
+    if start < _FIRST_DAY:
+        raise refusal(f"{title} lies before {_FIRST_DAY.year}.")
+    if start > now_utc():
+        raise refusal(f"{title} lies in the future, by the clock of UTC.")
+    if "end_date" in dates and dates["end_date"] <= start:
+        raise refusal(
+            f"End Date (end_date) is not valid: {config['end_date']!r} is not after Start Date "
+            f"(start_date), {config.get('start_date')!r}."
+        )
+    zone = config.get("project_timezone") or "UTC"
+    try:
+        pytz.timezone(zone)
+    except (AttributeError, pytz.UnknownTimeZoneError):
+        raise refusal(
+            f"Project Time Zone (project_timezone) is not valid: {zone!r} is no IANA name of a "
+            "time zone, such as Europe/Berlin."
+        ) from None
+
+
+def refusal(message: str) -> AirbyteTracedException:
+    """The error of a config value; ``message`` names the field and never quotes a secret."""
+    return AirbyteTracedException(
+        message=message, internal_message=message, failure_type=FailureType.config_error
+    )
 
 
 def _connection_failed(

@@ -24,7 +24,7 @@ from airbyte_cdk.sources.types import Record
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 
 from source_amplitude import components
-from source_amplitude.validation import refuse_invalid
+from source_amplitude.validation import refuse_invalid, without_blanks
 
 # The name under which the manifest refers to the custom components: see components.py.
 sys.modules.setdefault("source_declarative_manifest.components", components)
@@ -78,12 +78,12 @@ class SourceAmplitude(YamlDeclarativeSource):
         super().__init__(
             path_to_yaml=str(Path(__file__).with_name("manifest.yaml")),
             catalog=catalog,
-            config=config,
+            config=without_blanks(config or {}),
             state=state,
             **kwargs,
         )
-        spec = self.resolved_manifest["spec"]["connection_specification"]
-        refuse_invalid(self._config, spec["properties"])
+        if self._config:
+            refuse_invalid(self._config, self.resolved_manifest["spec"]["connection_specification"])
 
     def configure(self, config: Mapping[str, Any], temp_dir: str) -> Mapping[str, Any]:
         """The config; unlike the CDK's, it is not left in a file, with its keys, for nobody."""
