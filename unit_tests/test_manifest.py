@@ -122,8 +122,10 @@ def test_every_timestamp_of_events_is_rewritten() -> None:
     )
 
 
-def test_fields_of_the_form_are_titled_ordered_and_described() -> None:
-    properties = MANIFEST["spec"]["connection_specification"]["properties"]
+def test_fields_of_the_form_are_titled_ordered_and_described_the_required_ones_first() -> None:
+    form = MANIFEST["spec"]["connection_specification"]
+    properties = form["properties"]
+    assert list(properties)[: len(form["required"])] == form["required"]
     assert [field["order"] for field in properties.values()] == list(range(len(properties)))
     for field in properties.values():
         assert field["title"] == re.sub(
