@@ -417,8 +417,8 @@ def _spool_archive(response: requests.Response) -> IO[bytes]:
         raise AirbyteTracedException(
             message=f"An export archive could not be stored in {tempfile.gettempdir()}: "
             f"{error.strerror}. Archives are held there while they are read. Make room, or point "
-            "the environment variable TMPDIR to a folder with more; a smaller Request Time Range "
-            "makes smaller archives.",
+            "the environment variable TMPDIR to a folder with more; fewer Hours per Export Request "
+            "make smaller archives.",
             failure_type=FailureType.system_error,
         ) from error
     return spooled

@@ -205,7 +205,7 @@ class TestCheck:
             ("start_date", "2130-01-01", "Start Date (start_date) is not valid: '2130-01-01' lies"),
             ("data_region", "Mars", "Data Region (data_region) is not valid: 'Mars'"),
             ("project_timezone", "Mars/X", "Project Time Zone (project_timezone) is not valid"),
-            ("request_time_range", 0, "Request Time Range (request_time_range) is not valid: 0"),
+            ("request_time_range", 0, "Hours per Export Request (request_time_range) is not"),
             ("num_workers", 0, "Number of Concurrent Workers (num_workers) is not valid: 0"),
             ("active_users_group_by_country", "no", "Active Users Group by Country"),
             ("api_key", 12345678901234567890, "API Key (api_key) is not valid"),

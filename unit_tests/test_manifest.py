@@ -127,9 +127,11 @@ def test_fields_of_the_form_are_titled_ordered_and_described_the_required_ones_f
     properties = form["properties"]
     assert list(properties)[: len(form["required"])] == form["required"]
     assert [field["order"] for field in properties.values()] == list(range(len(properties)))
-    for field in properties.values():
+    docs = (ROOT / "docs" / "amplitude.md").read_text()
+    for name, field in properties.items():
+        assert f"- **{field['title']}** (`{name}`): " in docs
         assert field["title"] == re.sub(
-            r"\b(?!by\b|of\b)\w", lambda m: m[0].upper(), field["title"]
+            r"\b(?!by\b|of\b|per\b)\w", lambda m: m[0].upper(), field["title"]
         )
         assert len(field["description"]) > 40
 
