@@ -63,10 +63,11 @@ COLUMNS = {
         "VARCHAR": "chart_id description edit_id id location_id name type",
     },
     "events_list": {
-        "BOOLEAN": "autohidden clusters_hidden deleted flow_hidden hidden in_waitroom non_active",
+        "BOOLEAN": "autohidden clusters_hidden deleted flow_hidden hidden in_waitroom non_active"
+        " timeline_hidden",
         # Declared as numbers, as published, not as integers: see AGENTS.md.
         "DECIMAL(38,9)": "id totals totals_delta",
-        "VARCHAR": "display name timeline_hidden value",
+        "VARCHAR": "display name value",
     },
 }
 

@@ -22,18 +22,20 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import partial
 from typing import IO, Any
 from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 from weakref import WeakKeyDictionary
 
 import orjson
+import pytz
 import requests
 from airbyte_cdk.models import FailureType
 from airbyte_cdk.sources.declarative.auth.declarative_authenticator import DeclarativeAuthenticator
 from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordExtractor
 from airbyte_cdk.sources.declarative.interpolation import InterpolatedString
+from airbyte_cdk.sources.declarative.interpolation.macros import now_utc, str_to_datetime
 from airbyte_cdk.sources.declarative.migrations.state_migration import StateMigration
 from airbyte_cdk.sources.declarative.models.declarative_component_schema import DeclarativeStream
 from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErrorHandler
@@ -52,6 +54,8 @@ _GIVE_WAY_BYTES = 128 * 1024
 _LINE_BYTES = 32 * 1024 * 1024
 _REPORT_SECONDS = 30
 _BREAKS_BEFORE_SPLIT = 2
+# Amplitude is younger. What is older is a typing error that would cost hours of empty requests.
+_FIRST_DAY = datetime(2010, 1, 1, tzinfo=timezone.utc)
 # zipfile and gzip raise more than their own errors for damaged or unusual archives.
 _UNZIP_ERRORS = (
     EOFError,
@@ -82,6 +86,7 @@ class SecretiveBasicHttpAuthenticator(DeclarativeAuthenticator):
     password_field: str
 
     def __post_init__(self) -> None:
+        refuse_unusable(self.config)
         # Keys are pasted, often with a blank or a line end.
         keys = [str(self.config[f]).strip() for f in (self.username_field, self.password_field)]
         self._token = b64encode(":".join(keys).encode()).decode()
@@ -137,7 +142,7 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
         message = f"{said}. {resolution.error_message or ''}".rstrip()
         if resolution.response_action == ResponseAction.FAIL:
             # Raised, because the CDK quotes the body as it came beside the message.
-            raise _failure(message, resolution.failure_type or FailureType.system_error)
+            raise failure(message, resolution.failure_type or FailureType.system_error)
         return ErrorResolution(resolution.response_action, resolution.failure_type, message)
 
 
@@ -332,6 +337,10 @@ class SavedState(StateMigration):
     read_again: str
     formats: list[str]
 
+    def __post_init__(self) -> None:
+        # Before the cursor is made of them.
+        refuse_unusable(self.config)
+
     def should_migrate(self, stream_state: Mapping[str, Any]) -> bool:
         return any(not key.startswith("__ab_") for key in stream_state)
 
@@ -391,19 +400,59 @@ class SavedState(StateMigration):
         )
 
     def _unreadable(self, reason: str) -> AirbyteTracedException:
-        return _failure(
+        return refusal(
             f"The saved state of the stream {self.declarative_stream.name} can't be read: "
-            f"{reason}. Clear the stream's data in Airbyte, or mend its state.",
-            FailureType.config_error,
+            f"{reason}. Clear the stream's data in Airbyte, or mend its state."
         )
 
 
-def _failure(
+def failure(
     message: str, failure_type: FailureType = FailureType.system_error
 ) -> AirbyteTracedException:
+    """An error that a person is shown; ``message`` never quotes a secret."""
     return AirbyteTracedException(
         message=message, internal_message=message, failure_type=failure_type
     )
+
+
+def refuse_unusable(config: Mapping[str, Any]) -> None:
+    """Raise for dates and a time zone of the right form that no sync could do anything with.
+
+    Forms, and all other values, are told by the spec in the manifest. This is called by what every
+    stream is built with, because the spec itself has to do without custom components.
+    """
+    dates: dict[str, datetime] = {}
+    for title, name in (("Start Date", "start_date"), ("End Date", "end_date")):
+        if value := config.get(name):
+            try:
+                dates[name] = str_to_datetime(value)
+            except (OverflowError, TypeError, ValueError):
+                reason = f"{value!r} is no date of the calendar"
+                raise refusal(f"{title} ({name}) is not valid: {reason}.") from None
+    start = dates.get("start_date", _FIRST_DAY)
+    title = f"Start Date (start_date) is not valid: {config.get('start_date')!r}"
+    if start < _FIRST_DAY:
+        raise refusal(f"{title} lies before {_FIRST_DAY.year}.")
+    if start > now_utc():
+        raise refusal(f"{title} lies in the future, by the clock of UTC.")
+    if "end_date" in dates and dates["end_date"] <= start:
+        raise refusal(
+            f"End Date (end_date) is not valid: {config['end_date']!r} is not after Start Date "
+            f"(start_date), {config.get('start_date')!r}."
+        )
+    zone = config.get("project_timezone") or "UTC"
+    try:
+        pytz.timezone(zone)
+    except (AttributeError, pytz.UnknownTimeZoneError):
+        raise refusal(
+            f"Project Time Zone (project_timezone) is not valid: {zone!r} is no IANA name of a "
+            "time zone, such as Europe/Berlin."
+        ) from None
+
+
+def refusal(message: str) -> AirbyteTracedException:
+    """The error of what the user can mend; ``message`` names the field."""
+    return failure(message, FailureType.config_error)
 
 
 def _connection_failed(
@@ -462,8 +511,8 @@ def _spool_archive(response: requests.Response) -> IO[bytes]:
         raise AirbyteTracedException(
             message=f"An export archive could not be stored in {tempfile.gettempdir()}: "
             f"{error.strerror}. Archives are held there while they are read. Make room, or point "
-            "the environment variable TMPDIR to a folder with more; a smaller Request Time Range "
-            "makes smaller archives.",
+            "the environment variable TMPDIR to a folder with more; fewer Hours per Export Request "
+            "make smaller archives.",
             failure_type=FailureType.system_error,
         ) from error
     return spooled

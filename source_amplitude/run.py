@@ -32,7 +32,7 @@ from airbyte_cdk.utils.yaml_loader import safe_load_yaml
 
 from source_amplitude import components
 from source_amplitude.delivery import BatchingEntrypoint, BatchingSource, components_in_batches
-from source_amplitude.validation import refuse_invalid
+from source_amplitude.validation import refuse_invalid, without_blanks
 
 # The name under which the manifest refers to the custom components: see components.py.
 _COMPONENTS = "source_declarative_manifest.components"
@@ -56,12 +56,12 @@ class SourceAmplitude(ConcurrentDeclarativeSource):
         super().__init__(
             source_config=safe_load_yaml(Path(__file__).with_name("manifest.yaml").read_text()),
             catalog=catalog or ConfiguredAirbyteCatalog(streams=[]),
-            config=config or {},
+            config=without_blanks(config or {}),
             state=state or [],
             **kwargs,
         )
-        spec = self.resolved_manifest["spec"]["connection_specification"]
-        refuse_invalid(self._config, spec["properties"])
+        if self._config:
+            refuse_invalid(self._config, self.resolved_manifest["spec"]["connection_specification"])
 
     def configure(self, config: Mapping[str, Any], temp_dir: str) -> Mapping[str, Any]:
         """The config; unlike the CDK's, it is not left in a file, with its keys, for nobody."""

@@ -164,6 +164,13 @@ class TestBuilder:
     ) -> None:
         assert server.post("check", config={**config, **INJECTED})["success"] is True
 
+    def test_given_a_start_date_in_the_future_when_checked_then_the_field_is_named(
+        self, server: ManifestServer, config: dict[str, Any]
+    ) -> None:
+        answer = server.post("check", config={**config, **INJECTED, "start_date": "2130-01-01"})
+        assert answer["success"] is False
+        assert "Start Date (start_date) is not valid: '2130-01-01' lies" in answer["message"]
+
     def test_when_discovered_then_every_stream_is_there(
         self, server: ManifestServer, config: dict[str, Any]
     ) -> None:

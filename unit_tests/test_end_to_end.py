@@ -202,13 +202,14 @@ class TestCheck:
         ("field", "value", "expected"),
         [
             ("start_date", "2021", "Start Date (start_date) is not valid: '2021'"),
-            ("start_date", "2021-02-30T00:00:00Z", "Start Date (start_date) is not valid"),
+            ("start_date", "2130-01-01", "Start Date (start_date) is not valid: '2130-01-01' lies"),
             ("data_region", "Mars", "Data Region (data_region) is not valid: 'Mars'"),
             ("project_timezone", "Mars/X", "Project Time Zone (project_timezone) is not valid"),
-            ("request_time_range", 0, "Request Time Range (request_time_range) is not valid: 0"),
-            ("num_workers", 6, "Number of Concurrent Workers (num_workers) is not valid: 6"),
+            ("request_time_range", 0, "Hours per Export Request (request_time_range) is not"),
+            ("num_workers", 0, "Number of Concurrent Workers (num_workers) is not valid: 0"),
             ("active_users_group_by_country", "no", "Active Users Group by Country"),
             ("api_key", 12345678901234567890, "API Key (api_key) is not valid"),
+            ("secret_key", None, "Secret Key (secret_key) is missing."),
         ],
     )
     def test_given_a_bad_value_when_checked_then_the_field_is_named_and_nothing_is_asked(
@@ -223,16 +224,21 @@ class TestCheck:
         assert sandbox.requests == []
         assert run.exit_code == 0
 
-    def test_given_a_missing_key_when_checked_then_it_is_named(
+    def test_given_a_start_date_in_the_future_when_read_then_it_is_named_and_nothing_is_asked(
         self, sandbox: Sandbox, tmp_path: Path
     ) -> None:
         connector = Connector(tmp_path, sandbox)
-        path = tmp_path / "incomplete.json"
-        path.write_text(
-            json.dumps({k: v for k, v in connector.config.items() if k != "secret_key"})
+        options = connector.read_options()
+        connector.config["start_date"] = "2130-01-01"
+        run = connector.run("read", *options)
+        error = run.first_error()
+        assert run.exit_code == 1
+        assert error["failure_type"] == "config_error"
+        assert error["message"] == (
+            "Start Date (start_date) is not valid: '2130-01-01' lies in the future, by the clock "
+            "of UTC."
         )
-        run = connector.run("check", "--config", str(path))
-        assert "'secret_key' is a required property" in run.connection_status()["message"]
+        assert sandbox.requests == []
 
 
 def test_given_a_refusal_in_the_middle_of_a_sync_when_read_then_what_was_delivered_stands(

@@ -86,7 +86,7 @@ def test_the_manifest_loads_without_warnings_of_the_cdk(caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_every_field_is_described_and_nullable_and_times_are_typed(name: str) -> None:
+def test_every_field_is_described_nullable_and_of_one_type(name: str) -> None:
     schema = SCHEMAS[name]
     assert isinstance(schema, dict)
     Draft7Validator.check_schema(schema)
@@ -98,6 +98,7 @@ def test_every_field_is_described_and_nullable_and_times_are_typed(name: str) ->
         if not path.endswith("/items"):
             assert len(field["description"]) > 15, path
         assert field["type"][0] == "null", path
+        assert len(field["type"]) == 2, f"PyAirbyte and others make a text of two types: {path}"
         if field.get("format") == "date-time":
             assert field["airbyte_type"] == "timestamp_with_timezone", path
 
@@ -121,12 +122,16 @@ def test_every_timestamp_of_events_is_rewritten() -> None:
     )
 
 
-def test_fields_of_the_form_are_titled_ordered_and_described() -> None:
-    properties = MANIFEST["spec"]["connection_specification"]["properties"]
+def test_fields_of_the_form_are_titled_ordered_and_described_the_required_ones_first() -> None:
+    form = MANIFEST["spec"]["connection_specification"]
+    properties = form["properties"]
+    assert list(properties)[: len(form["required"])] == form["required"]
     assert [field["order"] for field in properties.values()] == list(range(len(properties)))
-    for field in properties.values():
+    docs = (ROOT / "docs" / "amplitude.md").read_text()
+    for name, field in properties.items():
+        assert f"- **{field['title']}** (`{name}`): " in docs
         assert field["title"] == re.sub(
-            r"\b(?!by\b|of\b)\w", lambda m: m[0].upper(), field["title"]
+            r"\b(?!by\b|of\b|per\b)\w", lambda m: m[0].upper(), field["title"]
         )
         assert len(field["description"]) > 40
 

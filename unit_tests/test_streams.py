@@ -261,12 +261,22 @@ class TestEvents:
             output = read_stream("events", settings, sync_mode=SyncMode.full_refresh)
         assert [record["uuid"] for record in records(output)] == ["d"]
 
-    def test_given_a_start_date_in_the_future_when_read_then_nothing_is_asked_and_nothing_fails(
-        self,
+    @pytest.mark.parametrize(
+        ("start", "end", "window"),
+        [
+            ("2024-01-01", "2024-01-02", ("20240101T00", "20240101T23")),
+            ("2024-01-01T10:30:00Z", "2024-01-01T10:45:00Z", ("20240101T10", "20240101T10")),
+            ("2024-01-01T10:59:59.999Z", "2024-01-01T11:00:01Z", ("20240101T10", "20240101T11")),
+            ("2024-01-01T00:00:00+01:00", "2024-01-01T02:00:00+02:00", ("20231231T23",) * 2),
+            ("2024-01-01T10:00:00", "2024-01-01T11:00:00.25", ("20240101T10", "20240101T10")),
+        ],
+    )
+    def test_given_dates_in_any_form_when_read_then_they_are_rounded_to_whole_hours_of_utc(
+        self, start: str, end: str, window: tuple[str, str]
     ) -> None:
-        with HttpMocker():
-            output = read_stream("events", config(start_date="2030-01-01T00:00:00Z"))
-        assert records(output) == []
+        with HttpMocker() as http:
+            http.get(export(*window), NO_DATA)
+            output = read_stream("events", config(start_date=start, end_date=end))
         assert output.errors == []
 
     def test_given_a_request_time_range_when_read_then_windows_have_that_many_hours(self) -> None:
@@ -287,12 +297,24 @@ class TestEvents:
             output = read_stream("events", settings)
         assert output.errors == []
 
-    def test_given_an_end_date_when_read_then_the_hour_before_it_is_the_last(self) -> None:
-        settings = config(start_date="2024-01-02T18:00:00Z", end_date="2024-01-02T20:00:00Z")
+    @pytest.mark.parametrize(
+        ("boundary", "last", "first"),
+        [
+            ("2024-01-02T20:00:00Z", "20240102T19", "20240102T20"),
+            ("2024-01-02T20:30:00Z", "20240102T20", "20240102T20"),
+        ],
+        ids=["whole hour: none twice", "within an hour: that hour twice"],
+    )
+    def test_given_connections_that_meet_when_read_then_the_end_date_is_the_others_start(
+        self, boundary: str, last: str, first: str
+    ) -> None:
+        earlier = config(start_date="2024-01-02T18:00:00Z", end_date=boundary)
+        later = config(start_date=boundary, end_date="2024-01-02T22:00:00Z")
         with HttpMocker() as http:
-            http.get(export("20240102T18", "20240102T19"), NO_DATA)
-            output = read_stream("events", settings)
-        assert output.errors == []
+            http.get(export("20240102T18", last), NO_DATA)
+            http.get(export(first, "20240102T21"), NO_DATA)
+            outputs = [read_stream("events", settings) for settings in (earlier, later)]
+        assert [output.errors for output in outputs] == [[], []]
 
     @pytest.mark.parametrize("status", [400, 504])
     def test_given_a_window_too_large_when_read_then_its_halves_are_read_and_the_state_is_the_same(
@@ -487,13 +509,24 @@ class TestAverageSessionLength:
         ]
         assert final_state(output) == {"date": "2024-01-03"}
 
-    def test_given_an_end_date_when_read_then_the_day_before_it_is_the_last(self) -> None:
+    @pytest.mark.parametrize(
+        ("start", "end", "days"),
+        [
+            ("2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z", ("20240101", "20240101")),
+            ("2024-01-01", "2024-01-02T00:00:01Z", ("20240101", "20240102")),
+            ("2024-01-01T23:30:00Z", "2024-01-02T23:30:00Z", ("20240101", "20240102")),
+        ],
+    )
+    def test_given_start_and_end_when_read_then_they_are_rounded_to_whole_days(
+        self, start: str, end: str, days: tuple[str, str]
+    ) -> None:
+        first, last = days
         with HttpMocker() as http:
             http.get(
-                HttpRequest(SESSIONS, {"start": "20240101", "end": "20240101"}),
+                HttpRequest(SESSIONS, {"start": first, "end": last}),
                 answer({"xValues": ["2024-01-01"], "series": [[60]]}),
             )
-            output = read_stream("average_session_length", config(end_date="2024-01-02T00:00:00Z"))
+            output = read_stream("average_session_length", config(start_date=start, end_date=end))
         assert final_state(output) == {"date": "2024-01-01"}
 
     @pytest.mark.parametrize("written", ["2024-01-02", "2024-01-02T00:00:00"])
@@ -547,15 +580,24 @@ class TestLists:
             output = read_stream("cohorts", config(), sync_mode=SyncMode.full_refresh)
         assert records(output) == [cohort]
 
-    def test_given_event_types_when_read_then_each_arrives_as_amplitude_sent_it(self) -> None:
+    @pytest.mark.parametrize(
+        ("sent", "delivered"), [(True, True), (False, False), (1, True), (0, False), (None, None)]
+    )
+    def test_given_event_types_when_read_then_timeline_hidden_is_a_boolean_and_all_else_as_sent(
+        self, sent: object, delivered: object
+    ) -> None:
         event_type = {"id": 1234567, "name": "Add Friends", "totals": 193167, "hidden": False}
         with HttpMocker() as http:
             http.get(
                 HttpRequest("https://amplitude.com/api/2/events/list", headers=AUTHORIZATION),
-                answer([event_type]),
+                answer([{**event_type, "timeline_hidden": sent}, event_type]),
             )
             output = read_stream("events_list", config(), sync_mode=SyncMode.full_refresh)
-        assert records(output) == [event_type]
+        shown = {} if delivered is None else {"timeline_hidden": delivered}
+        assert [repr(record) for record in records(output)] == [
+            repr({**event_type, **shown}),
+            repr(event_type),
+        ]
 
 
 class TestRefusals:
