@@ -368,20 +368,37 @@ class TestActiveUsers:
             FailureType.config_error,
         )
 
-    def test_given_another_bad_query_when_read_then_amplitudes_own_words_are_shown(self) -> None:
+    @pytest.mark.parametrize(
+        ("body", "said"),
+        [
+            (
+                b'{"error":{"message":"Bad date","metadata":{"details":"start is after end"}}}',
+                "Bad date: start is after end",
+            ),
+            (b'{"error":{"message":"Bad date","metadata":{"details":null}}}', "Bad date"),
+            (b'{"error":{"message":"Bad date","metadata":null}}', "Bad date"),
+            (b'{"error":"Bad date"}', '{"error":"Bad date"}'),
+            (b'["Bad date"]', '["Bad date"]'),
+            (b"{}", "{}"),
+        ],
+    )
+    def test_given_another_bad_query_when_read_then_amplitudes_own_words_are_shown(
+        self, body: bytes, said: str
+    ) -> None:
         with HttpMocker() as http:
             http.get(
                 HttpRequest(
                     USERS,
                     {"start": "20240101", "end": "20240103", "m": "active", "i": 1, "g": "country"},  # type: ignore[dict-item]
                 ),
-                refusal(400, message="Bad date", metadata={"details": "start is after end"}),
+                HttpResponse(body, 400),
             )
             output = read_stream(
                 "active_users", config(), expected=ExpectedOutcome.EXPECT_EXCEPTION
             )
         message, failure_type = first_error(output)
-        assert message.startswith("Amplitude answered HTTP 400 (Bad date: start is after end). ")
+        assert message.startswith(f"Amplitude answered HTTP 400 ({said}). ")
+        assert "country" not in message
         assert failure_type == FailureType.system_error
 
 
