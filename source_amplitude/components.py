@@ -22,7 +22,7 @@ from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from typing import IO, Any
 from urllib.parse import SplitResult, parse_qs, urlsplit
@@ -36,6 +36,7 @@ from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordEx
 from airbyte_cdk.sources.declarative.migrations.state_migration import StateMigration
 from airbyte_cdk.sources.declarative.models.declarative_component_schema import DeclarativeStream
 from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErrorHandler
+from airbyte_cdk.sources.declarative.transformations import RecordTransformation
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
 from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
@@ -62,6 +63,10 @@ _UNZIP_ERRORS = (
     zlib.error,
 )
 _LOGGER = logging.getLogger("airbyte")
+_RFC3339_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
+)
+_DAY_OF_TIME = re.compile(r"(\d{4}-\d\d-\d\d)([Tt ]\d\d:\d\d.*)?")
 _EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)")
 
 
@@ -295,6 +300,28 @@ class ListExtractor(RecordExtractor):
 
 
 @dataclass
+class AnnotationTimes(RecordTransformation):
+    """``start`` and ``end`` of an annotation with any offset in; in UTC, and ``date``, out.
+
+    In: ``2025-11-01T23:30:00-08:00``. Out: ``2025-11-02T07:30:00+00:00``, since destinations that
+    keep no offsets cut them off, and the local day of ``start``, ``2025-11-01``. What is no such
+    time is passed on as it came; the CDK's functions for Jinja would guess what it is.
+    """
+
+    def transform(
+        self,
+        record: dict[str, Any],
+        config: Mapping[str, Any] | None = None,
+        stream_state: Mapping[str, Any] | None = None,
+        stream_slice: Mapping[str, Any] | None = None,
+    ) -> None:
+        if day := _local_day(record.get("start")):
+            record["date"] = day
+        for name in {"start", "end"} & record.keys():
+            record[name] = _in_utc(record[name])
+
+
+@dataclass
 class StateValidation(StateMigration):
     """A saved state in; nothing is migrated, but a state that can't be read is named.
 
@@ -493,6 +520,28 @@ def _rfc3339(value: Any) -> Any:
         year, month, day, time = match.groups()
         return f"{year}-{month}-{day}T{time}+00:00"
     return value
+
+
+def _in_utc(value: Any) -> Any:
+    """A time of RFC 3339 with any offset in UTC; anything else as it came."""
+    match = _RFC3339_TIME.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        return value
+    clock, fraction, offset = match.groups("")
+    try:
+        local = datetime.strptime(f"{clock}{offset}".upper(), "%Y-%m-%dT%H:%M:%S%z")
+        return local.astimezone(timezone.utc).isoformat().replace("+", f"{fraction}+")
+    except (ValueError, OverflowError):
+        return value
+
+
+def _local_day(value: Any) -> str | None:
+    """The calendar day that a time says it falls on where it was written."""
+    match = _DAY_OF_TIME.fullmatch(value) if isinstance(value, str) else None
+    try:
+        return date.fromisoformat(match[1]).isoformat() if match else None
+    except ValueError:
+        return None
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from source_amplitude import components
 from source_amplitude.components import (
     AmplitudeErrorHandler,
+    AnnotationTimes,
     DashboardSeriesExtractor,
     ExportArchiveExtractor,
     ExportErrorHandler,
@@ -630,6 +631,76 @@ class TestList:
         message = unreadable("/api/3/cohorts", found)
         assert failure.value.message == failure.value.internal_message == message
         assert failure.value.failure_type is FailureType.system_error
+
+
+class TestAnnotationTimes:
+    @staticmethod
+    def transformed(**annotation: Any) -> dict[str, Any]:
+        AnnotationTimes().transform(annotation)
+        return annotation
+
+    @pytest.mark.parametrize(
+        ("written", "utc", "day"),
+        [
+            ("2025-11-01T23:30:00-08:00", "2025-11-02T07:30:00+00:00", "2025-11-01"),
+            ("2025-11-01T00:30:00+01:00", "2025-10-31T23:30:00+00:00", "2025-11-01"),
+            ("2024-03-01T00:00:00+05:45", "2024-02-29T18:15:00+00:00", "2024-03-01"),
+            ("2025-11-01T07:00:00+00:00", "2025-11-01T07:00:00+00:00", "2025-11-01"),
+            ("2025-11-01T07:00:00Z", "2025-11-01T07:00:00+00:00", "2025-11-01"),
+            ("2025-11-01t07:00:00z", "2025-11-01T07:00:00+00:00", "2025-11-01"),
+            ("2025-01-01T00:00:00.5+01:00", "2024-12-31T23:00:00.5+00:00", "2025-01-01"),
+            (
+                "2025-01-01T00:00:00.123456789+01:00",
+                "2024-12-31T23:00:00.123456789+00:00",
+                "2025-01-01",
+            ),
+        ],
+    )
+    def test_given_times_with_offsets_then_they_become_utc_and_the_local_day_of_start_stays(
+        self, written: str, utc: str, day: str
+    ) -> None:
+        assert self.transformed(id=1, start=written, end=written) == {
+            "id": 1,
+            "start": utc,
+            "end": utc,
+            "date": day,
+        }
+
+    @pytest.mark.parametrize(
+        ("written", "day"),
+        [
+            ("2025-11-01", "2025-11-01"),
+            ("2025-11-01T07:00:00", "2025-11-01"),
+            ("2025-11-01T07:00+01:00", "2025-11-01"),
+            ("2025-11-01 07:00:00", "2025-11-01"),
+            ("2025-11-01T24:30:00+01:00", "2025-11-01"),
+            ("2025-11-01T07:00:60Z", "2025-11-01"),
+            ("2025-11-01T07:00:00+99:00", "2025-11-01"),
+            ("0001-01-01T00:00:00+01:00", "0001-01-01"),
+            ("9999-12-31T23:59:59-01:00", "9999-12-31"),
+            ("2025-02-30T07:00:00+00:00", None),
+            ("2025-11-01 or later", None),
+            ("\u0662\u0660\u0662\u0665-11-01T07:00:00Z", None),
+            ("Sometime next week", None),
+            ("", None),
+            (None, None),
+            (1761980400, None),
+            (["2025-11-01T07:00:00+00:00"], None),
+            ({"at": "2025-11-01T07:00:00+00:00"}, None),
+            (True, None),
+        ],
+    )
+    def test_given_what_is_no_time_with_an_offset_then_it_stays_as_it_came_and_no_day_is_guessed(
+        self, written: object, day: str | None
+    ) -> None:
+        assert self.transformed(start=written, end=written) == {
+            "start": written,
+            "end": written,
+            **({"date": day} if day else {}),
+        }
+
+    def test_given_neither_start_nor_end_then_none_are_added(self) -> None:
+        assert self.transformed(id=1) == {"id": 1}
 
 
 def test_given_the_file_as_text_when_injected_as_the_builder_does_then_its_classes_load() -> None:

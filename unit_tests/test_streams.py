@@ -501,7 +501,7 @@ class TestAverageSessionLength:
 
 
 class TestLists:
-    def test_given_annotations_when_read_then_the_day_of_start_stands_beside_the_v3_fields(
+    def test_given_annotations_when_read_then_times_are_utc_and_the_local_day_of_start_beside_them(
         self,
     ) -> None:
         ranged = {
@@ -514,13 +514,15 @@ class TestLists:
             "chart_id": "abc123",
         }
         startless = {"id": 2, "label": "Somewhen"}
+        odd = {"id": 3, "label": "Odd", "start": 1761980400, "end": ""}
         with HttpMocker() as http:
             http.get(
                 HttpRequest("https://amplitude.com/api/3/annotations", headers=AUTHORIZATION),
-                answer([ranged, startless]),
+                answer([ranged, startless, odd]),
             )
             output = read_stream("annotations", config(), sync_mode=SyncMode.full_refresh)
-        assert records(output) == [{**ranged, "date": "2025-11-01"}, startless]
+        in_utc = {"start": "2025-11-02T07:30:00+00:00", "end": "2025-11-10T06:00:00+00:00"}
+        assert records(output) == [{**ranged, **in_utc, "date": "2025-11-01"}, startless, odd]
 
     def test_given_cohorts_when_read_then_sync_metadata_is_asked_for_and_kept(self) -> None:
         cohort = {"id": "26umsb5", "size": 111, "syncMetadata": [{"target": "braze"}]}
