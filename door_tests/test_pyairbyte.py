@@ -115,7 +115,8 @@ def stored(stream: str, record: dict[str, Any]) -> dict[str, Any]:
 def in_type(kind: str, value: Any) -> Any:
     if kind == "TIMESTAMP":
         # PyAirbyte cuts the offset off instead of converting to UTC, as Airbyte's destinations do.
-        # Only annotations have offsets other than UTC.
+        # That is why every column of this kind is in UTC.
+        assert value.endswith("+00:00")
         return datetime.fromisoformat(value).replace(tzinfo=None)
     if kind == "DATE":
         return date.fromisoformat(value)

@@ -19,13 +19,13 @@ import time
 import zipfile
 import zlib
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from typing import IO, Any
-from urllib.parse import parse_qs, quote, quote_plus, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, quote_plus, urlsplit
 from weakref import WeakKeyDictionary
 
 import orjson
@@ -39,6 +39,7 @@ from airbyte_cdk.sources.declarative.interpolation.macros import now_utc, str_to
 from airbyte_cdk.sources.declarative.migrations.state_migration import StateMigration
 from airbyte_cdk.sources.declarative.models.declarative_component_schema import DeclarativeStream
 from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErrorHandler
+from airbyte_cdk.sources.declarative.transformations import RecordTransformation
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
 from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
@@ -68,6 +69,10 @@ _UNZIP_ERRORS = (
     zlib.error,
 )
 _LOGGER = logging.getLogger("airbyte")
+_RFC3339_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
+)
+_DAY_OF_TIME = re.compile(r"(\d{4}-\d\d-\d\d)([Tt ]\d\d:\d\d.*)?")
 _EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)")
 
 
@@ -300,22 +305,56 @@ class DashboardSeriesExtractor(RecordExtractor):
     parameters: Mapping[str, Any]
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
-        data = response.json().get("data") or {}
-        days, series = data.get("xValues") or [], data.get("series") or []
-        if not series:
-            return
         value_field = self.parameters["value_field"]
         labelled = self.parameters.get("labelled", False)
-        labels = _series_labels(data, len(series)) if labelled else [value_field]
-        if any(len(values) != len(days) for values in series):
-            raise _unpaired(response, f"{len(days)} days but {[len(v) for v in series]} values")
-        if len(labels) != len(series) or len(set(labels)) != len(labels):
-            raise _unpaired(response, f"{len(series)} series but the labels {labels}")
-        for day, *values in zip(days, *series, strict=True):
-            yield {
-                "date": day,
-                value_field: dict(zip(labels, values, strict=True)) if labelled else values[0],
-            }
+        by_day: dict[str, dict[str, float]] = {}
+        with _reading(response) as answer:
+            days = _days_asked_for(response)
+            for label, day, value in _cells(answer, days, None if labelled else [value_field]):
+                by_day.setdefault(day, {})[label] = value
+        for day, values in by_day.items():
+            yield {"date": day, **({value_field: values} if labelled else values)}
+
+
+@dataclass
+class ListExtractor(RecordExtractor):
+    """An answer with a list of objects at ``field_path`` (``["data"]``) in, the objects out.
+
+    The built-in extractor takes a list that is missing or null for an empty one, which would empty
+    the table of an overwrite, and passes on elements that are no objects. An empty one is worse
+    than wrong: the CDK takes it for the end of the whole sync.
+
+    Raises ``AirbyteTracedException`` that says what was found, before anything is passed on.
+    """
+
+    parameters: Mapping[str, Any]
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        path = self.parameters.get("field_path", ["data"])
+        with _reading(response) as answer:
+            return _records(_list_at(path, answer), ".".join(path))
+
+
+@dataclass
+class AnnotationTimes(RecordTransformation):
+    """``start`` and ``end`` of an annotation with any offset in; in UTC, and ``date``, out.
+
+    In: ``2025-11-01T23:30:00-08:00``. Out: ``2025-11-02T07:30:00+00:00``, since destinations that
+    keep no offsets cut them off, and the local day of ``start``, ``2025-11-01``. What is no such
+    time is passed on as it came; the CDK's functions for Jinja would guess what it is.
+    """
+
+    def transform(
+        self,
+        record: dict[str, Any],
+        config: Mapping[str, Any] | None = None,
+        stream_state: Mapping[str, Any] | None = None,
+        stream_slice: Mapping[str, Any] | None = None,
+    ) -> None:
+        if day := _local_day(record.get("start")):
+            record["date"] = day
+        for name in {"start", "end"} & record.keys():
+            record[name] = _in_utc(record[name])
 
 
 @dataclass
@@ -624,24 +663,142 @@ def _rfc3339(value: Any) -> Any:
     return value
 
 
-def _series_labels(data: Mapping[str, Any], count: int) -> list[str]:
-    """The labels of ``count`` series, in any of the shapes Amplitude uses for them."""
-    labels = data.get("seriesLabels") or data.get("seriesMeta") or list(range(count))
-    return [
-        str(
-            label["segmentIndex"]
-            if isinstance(label, dict)
-            else label[-1]
-            if isinstance(label, list)
-            else label
+def _in_utc(value: Any) -> Any:
+    """A time of RFC 3339 with any offset in UTC; anything else as it came."""
+    match = _RFC3339_TIME.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        return value
+    clock, fraction, offset = match.groups("")
+    try:
+        local = datetime.strptime(f"{clock}{offset}".upper(), "%Y-%m-%dT%H:%M:%S%z")
+        return local.astimezone(timezone.utc).isoformat().replace("+", f"{fraction}+")
+    except (ValueError, OverflowError):
+        return value
+
+
+def _local_day(value: Any) -> str | None:
+    """The calendar day that a time says it falls on where it was written."""
+    match = _DAY_OF_TIME.fullmatch(value) if isinstance(value, str) else None
+    try:
+        return date.fromisoformat(match[1]).isoformat() if match else None
+    except ValueError:
+        return None
+
+
+@contextmanager
+def _reading(response: requests.Response) -> Iterator[dict[str, Any]]:
+    """A JSON answer, parsed as leniently as events are; ``_UnreadableError`` becomes a message."""
+    try:
+        try:
+            answer = _parse_event(response.content)
+        except ValueError:
+            raise _UnreadableError("it is no object, or an empty one") from None
+        yield answer
+    except _UnreadableError as error:
+        url = _asked(response)
+        query = parse_qs(url.query)
+        window = f" for {query['start'][0]} to {query['end'][0]}" if "start" in query else ""
+        message = (
+            f"Amplitude's answer to {url.path}{window} can't be read without guessing: "
+            f"{filter_secrets(str(error))[:300]}. Nothing of it was stored. Try again later; if it "
+            "stays like this, report it to Amplitude's support."
         )
-        for label in labels
-    ]
+        raise failure(message) from None
 
 
-def _unpaired(response: requests.Response, found: str) -> AirbyteTracedException:
-    return AirbyteTracedException(
-        message=f"Amplitude's answer to {urlsplit(response.request.url or '').path} for "
-        f"{_window(response)} can't be read without guessing: {found}. Nothing of it was stored.",
-        failure_type=FailureType.system_error,
-    )
+class _UnreadableError(Exception):
+    """What was found in an answer that must not be taken for records."""
+
+
+def _asked(response: requests.Response) -> SplitResult:
+    """The URL that was asked for, wherever the request was redirected to."""
+    return urlsplit((response.history or [response])[0].request.url or "")
+
+
+def _days_asked_for(response: requests.Response) -> list[str]:
+    query = parse_qs(_asked(response).query)
+    first, last = (datetime.strptime(query[name][0], "%Y%m%d") for name in ("start", "end"))
+    return [f"{first + timedelta(days=n):%Y-%m-%d}" for n in range((last - first).days + 1)]
+
+
+def _records(elements: Iterable[Any], name: str) -> list[dict[str, Any]]:
+    """The elements of the list ``name``, each of which may be passed to the CDK: it is an object,
+    and not an empty one."""
+    checked = []
+    for number, element in enumerate(elements, start=1):
+        if not isinstance(element, dict) or not element:
+            found = f"element {number} of {name} is {_kind(element)}"
+            raise _UnreadableError(f"{found} where a record should be")
+        checked.append(element)
+    return checked
+
+
+def _list_at(path: Sequence[str], answer: Any) -> list[Any]:
+    for name in path:
+        answer = answer.get(name, ...) if isinstance(answer, dict) else ...
+    return _list(answer, ".".join(path))
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _UnreadableError(f"{name} is {_kind(value)} where a list should be")
+    return value
+
+
+def _kind(value: Any) -> str:
+    """What a value of a JSON answer is, in words; ``...`` stands for one that is missing."""
+    if value is None or value is ...:
+        return "null" if value is None else "missing"
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "a boolean"}
+    kind = kinds.get(type(value), "a number")
+    return f"an empty {kind.split()[1]}" if value in ({}, [], "") else kind
+
+
+def _cells(
+    answer: Mapping[str, Any], days: Sequence[str], labels: Sequence[str] | None = None
+) -> Iterator[tuple[str, str, float]]:
+    """Label, day and value of each cell of ``series``: a row is a label's, a column is a day's.
+
+    ``days`` are those asked for, and all of them must be there: the cursor would pass over one
+    that is missing. ``labels`` are given where those of the answer mean nothing.
+    """
+    answered, series = (_list_at(["data", name], answer) for name in ("xValues", "series"))
+    if len(answered) != len(days):
+        raise _UnreadableError(f"{len(answered)} days where {len(days)} were asked for")
+    for number, (found, day) in enumerate(zip(answered, days, strict=True), start=1):
+        if found != day:
+            raise _UnreadableError(f"day {number} is {json.dumps(found)} where {day} should be")
+    for number, values in enumerate(series, start=1):
+        count = len(_list(values, f"series {number}"))
+        if count != len(days):
+            raise _UnreadableError(f"{len(days)} days but {count} values in series {number}")
+        for position, value in enumerate(values, start=1):
+            if type(value) not in (int, float):  # isinstance() would take True for a number
+                raise _UnreadableError(f"value {position} of series {number} is {_kind(value)}")
+    if labels is None:
+        labels = _series_labels(answer["data"], len(series))
+    if len(labels) != len(series) or len(set(labels)) != len(labels):
+        raise _UnreadableError(f"{len(series)} series but the labels {labels}")
+    for label, values in zip(labels, series, strict=True):
+        for day, value in zip(days, values, strict=True):
+            yield label, day, value
+
+
+def _series_labels(data: Mapping[str, Any], count: int) -> Sequence[str]:
+    """The labels of ``count`` series, in any of the shapes Amplitude uses for them."""
+    for name in ("seriesLabels", "seriesMeta"):
+        if data.get(name) not in (None, []):
+            labels = enumerate(_list(data[name], name), start=1)
+            return [_series_label(label, number) for number, label in labels]
+    return ["0"] if count == 1 else []
+
+
+def _series_label(label: Any, number: int) -> str:
+    text = label
+    if isinstance(label, dict):
+        text = label.get("segmentIndex")
+    elif isinstance(label, list):
+        text = label[1] if len(label) == 2 and type(label[0]) is int else None
+    if type(text) not in (int, str):
+        raise _UnreadableError(f"label {number} is {_kind(label)}")
+    return str(text)

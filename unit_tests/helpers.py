@@ -5,6 +5,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any
 
 from airbyte_cdk.models import AirbyteStateMessage, FailureType, SyncMode
@@ -35,9 +36,13 @@ def read_stream(
     state: Mapping[str, Any] | None = None,
     sync_mode: SyncMode = SyncMode.incremental,
     expected: ExpectedOutcome = ExpectedOutcome.EXPECT_SUCCESS,
+    beside: Sequence[str] = (),
 ) -> EntrypointOutput:
-    """Sync one stream through the CDK's entrypoint, in this process."""
-    catalog = CatalogBuilder().with_stream(name, sync_mode).build()
+    """Sync one stream, with others ``beside`` it, through the CDK's entrypoint, in this process."""
+    builder = CatalogBuilder().with_stream(name, sync_mode)
+    for other in beside:
+        builder = builder.with_stream(other, SyncMode.full_refresh)
+    catalog = builder.build()
     states: list[AirbyteStateMessage] = []
     if state is not None:
         states = StateBuilder().with_stream_state(name, state).build()
@@ -64,6 +69,12 @@ def first_error(output: EntrypointOutput) -> tuple[str, FailureType]:
     assert error.message is not None
     assert error.failure_type is not None
     return error.message, error.failure_type
+
+
+def days(first: str, last: str) -> list[str]:
+    """All days from the first to the last, as a dashboard answer lists them."""
+    start, end = date.fromisoformat(first), date.fromisoformat(last)
+    return [(start + timedelta(days=n)).isoformat() for n in range((end - start).days + 1)]
 
 
 def json_lines(events: Sequence[Mapping[str, Any]]) -> bytes:

@@ -24,11 +24,13 @@ from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from source_amplitude import components
 from source_amplitude.components import (
     AmplitudeErrorHandler,
+    AnnotationTimes,
     DashboardSeriesExtractor,
     ExportArchiveExtractor,
     ExportErrorHandler,
+    ListExtractor,
 )
-from unit_tests.helpers import archive, json_lines
+from unit_tests.helpers import archive, days, json_lines
 
 MEMBER = "187520/187520_2024-01-01_7#0.json.gz"
 FIELDS = ["server_upload_time", "event_time"]
@@ -339,15 +341,26 @@ class TestAmplitudeErrorHandler:
         )
 
 
+def unreadable(asked: str, found: str) -> str:
+    return (
+        f"Amplitude's answer to {asked} can't be read without guessing: {found}. Nothing of it was "
+        "stored. Try again later; if it stays like this, report it to Amplitude's support."
+    )
+
+
 class TestDashboardSeries:
+    """All answers are to the window of the first two days of 2024."""
+
+    DAYS = ("2024-01-01", "2024-01-02")
+
     @staticmethod
-    def extract(data: Any, **parameters: Any) -> list[Any]:
+    def extract(answered: Any, labelled: bool = True) -> list[Any]:
         answer = response(
-            json.dumps({"data": data}).encode(),
+            json.dumps(answered).encode(),
             url="https://amplitude.com/api/2/users?start=20240101&end=20240102",
         )
-        extractor = DashboardSeriesExtractor(parameters={"value_field": "value", **parameters})
-        return list(extractor.extract_records(answer))
+        parameters = {"value_field": "value", "labelled": labelled}
+        return list(DashboardSeriesExtractor(parameters=parameters).extract_records(answer))
 
     @pytest.mark.parametrize(
         "labels",
@@ -356,13 +369,14 @@ class TestDashboardSeries:
             {"seriesLabels": [[0, "United States"], [0, "(none)"]]},
             {"seriesMeta": ["United States", "(none)"]},
             {"seriesLabels": [], "seriesMeta": ["United States", "(none)"]},
+            {"seriesLabels": None, "seriesMeta": ["United States", "(none)"]},
         ],
     )
     def test_given_labels_of_any_shape_when_extracted_then_each_count_stands_under_its_label(
         self, labels: dict[str, Any]
     ) -> None:
-        data = {"xValues": ["2024-01-01", "2024-01-02"], "series": [[7, 8], [1, 0]], **labels}
-        assert self.extract(data, labelled=True) == [
+        data = {"xValues": self.DAYS, "series": [[7, 8], [1, 0]], **labels}
+        assert self.extract({"data": data}) == [
             {"date": "2024-01-01", "value": {"United States": 7, "(none)": 1}},
             {"date": "2024-01-02", "value": {"United States": 8, "(none)": 0}},
         ]
@@ -374,47 +388,319 @@ class TestDashboardSeries:
     def test_given_one_unnamed_segment_when_extracted_then_its_label_is_its_index(
         self, labels: dict[str, Any]
     ) -> None:
-        data = {"xValues": ["2024-01-01"], "series": [[7]], **labels}
-        assert self.extract(data, labelled=True) == [{"date": "2024-01-01", "value": {"0": 7}}]
+        data = {"xValues": self.DAYS, "series": [[7, 8]], **labels}
+        assert self.extract({"data": data}) == [
+            {"date": "2024-01-01", "value": {"0": 7}},
+            {"date": "2024-01-02", "value": {"0": 8}},
+        ]
 
-    def test_given_a_single_series_when_extracted_then_its_value_stands_alone(self) -> None:
-        data = {"xValues": ["2024-01-01"], "series": [[61.5]], "seriesMeta": [{"segmentIndex": 0}]}
-        assert self.extract(data) == [{"date": "2024-01-01", "value": 61.5}]
-
-    @pytest.mark.parametrize(
-        "data", [None, [], {}, {"xValues": [], "series": []}, {"xValues": ["x"], "series": []}]
-    )
-    def test_given_nothing_when_extracted_then_there_are_no_records(self, data: Any) -> None:
-        assert self.extract(data, labelled=True) == []
-
-    @pytest.mark.parametrize(
-        ("data", "labelled", "found"),
-        [
-            ({"xValues": ["a", "b"], "series": [[1]]}, True, "2 days but [1] values"),
-            ({"xValues": ["a"], "series": [[1, 2]]}, False, "1 days but [2] values"),
-            (
-                {"xValues": ["a"], "series": [[1], [2]], "seriesLabels": ["x", "x"]},
-                True,
-                "2 series but the labels ['x', 'x']",
-            ),
-            (
-                {"xValues": ["a"], "series": [[1], [2]], "seriesLabels": ["x"]},
-                True,
-                "2 series but the labels ['x']",
-            ),
-            ({"xValues": ["a"], "series": [[1], [2]]}, False, "2 series but the labels ['value']"),
-        ],
-        ids=["short", "long", "same-label-twice", "label-missing", "extra-segment"],
-    )
-    def test_given_arrays_that_do_not_pair_when_extracted_then_it_fails_and_says_where(
-        self, data: Any, labelled: bool, found: str
+    @pytest.mark.parametrize("labels", [{"seriesMeta": [{"segmentIndex": 0}]}, {}])
+    def test_given_a_single_series_when_extracted_then_its_value_stands_alone(
+        self, labels: dict[str, Any]
     ) -> None:
-        with pytest.raises(AirbyteTracedException) as failure:
-            self.extract(data, labelled=labelled)
-        assert failure.value.message == (
-            "Amplitude's answer to /api/2/users for 20240101 to 20240102 can't be read without "
-            f"guessing: {found}. Nothing of it was stored."
+        data = {"xValues": self.DAYS, "series": [[61.5, 0]], **labels}
+        assert self.extract({"data": data}, labelled=False) == [
+            {"date": "2024-01-01", "value": 61.5},
+            {"date": "2024-01-02", "value": 0},
+        ]
+
+    @pytest.mark.parametrize("labels", [{"seriesLabels": []}, {"seriesMeta": []}, {}])
+    def test_given_groups_without_any_user_when_extracted_then_there_are_no_records(
+        self, labels: dict[str, Any]
+    ) -> None:
+        assert self.extract({"data": {"xValues": self.DAYS, "series": [], **labels}}) == []
+
+    def test_given_a_window_over_a_leap_day_when_extracted_then_all_of_its_days_are_expected(
+        self,
+    ) -> None:
+        asked = days("2024-02-10", "2024-03-20")
+        answer = response(
+            json.dumps({"data": {"xValues": asked, "series": [[*range(40)]]}}).encode(),
+            url="https://amplitude.com/api/2/users?start=20240210&end=20240320",
         )
+        extractor = DashboardSeriesExtractor(parameters={"value_field": "value"})
+        assert list(extractor.extract_records(answer)) == [
+            {"date": day, "value": n} for n, day in enumerate(asked)
+        ]
+
+    def test_given_a_redirect_when_extracted_then_the_days_are_those_first_asked_for(self) -> None:
+        body = json.dumps({"data": {"xValues": self.DAYS, "series": [[7, 8]]}}).encode()
+        answer = response(body, url="https://amplitude.com/elsewhere")
+        url = "https://amplitude.com/api/2/users?start=20240101&end=20240102"
+        answer.history = [response(b"", status=302, url=url)]
+        extractor = DashboardSeriesExtractor(parameters={"value_field": "value"})
+        assert [record["value"] for record in extractor.extract_records(answer)] == [7, 8]
+
+    @pytest.mark.parametrize(
+        ("x_values", "found"),
+        [
+            (..., "data.xValues is missing where a list should be"),
+            (None, "data.xValues is null where a list should be"),
+            ("2024-01-01", "data.xValues is a text where a list should be"),
+            ([], "0 days where 2 were asked for"),
+            (["2024-01-01"], "1 days where 2 were asked for"),
+            ([*DAYS, "2024-01-03"], "3 days where 2 were asked for"),
+            (["2023-12-31", "2024-01-01"], 'day 1 is "2023-12-31" where 2024-01-01 should be'),
+            (["2024-01-02", "2024-01-03"], 'day 1 is "2024-01-02" where 2024-01-01 should be'),
+            (["2024-01-02", "2024-01-01"], 'day 1 is "2024-01-02" where 2024-01-01 should be'),
+            (["2024-01-01"] * 2, 'day 2 is "2024-01-01" where 2024-01-02 should be'),
+            ([20240101, 20240102], "day 1 is 20240101 where 2024-01-01 should be"),
+            (["Jan 1", "Jan 2"], 'day 1 is "Jan 1" where 2024-01-01 should be'),
+            (["2024-01-01", None], "day 2 is null where 2024-01-02 should be"),
+            (
+                ["2024-01-01", "2024-01-02T00:00:00"],
+                'day 2 is "2024-01-02T00:00:00" where 2024-01-02 should be',
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("series", [[[5, 6]], []], ids=["one-series", "no-series"])
+    def test_given_other_days_than_asked_for_when_extracted_then_it_fails_and_says_which(
+        self, x_values: Any, found: str, series: list[Any]
+    ) -> None:
+        data = {"xValues": x_values, "series": series}
+        self.assert_fails({k: v for k, v in data.items() if v is not ...}, True, found)
+
+    @pytest.mark.parametrize(
+        ("labels", "found"),
+        [
+            ({"seriesLabels": "ab"}, "seriesLabels is a text where a list should be"),
+            ({"seriesLabels": ""}, "seriesLabels is an empty text where a list should be"),
+            ({"seriesLabels": {"a": 1}}, "seriesLabels is an object where a list should be"),
+            ({"seriesMeta": "ab"}, "seriesMeta is a text where a list should be"),
+            ({"seriesLabels": ["a", None]}, "label 2 is null"),
+            ({"seriesLabels": ["a", True]}, "label 2 is a boolean"),
+            ({"seriesLabels": ["a", 1.5]}, "label 2 is a number"),
+            ({"seriesLabels": [[], "b"]}, "label 1 is an empty list"),
+            ({"seriesLabels": [["a"], "b"]}, "label 1 is a list"),
+            ({"seriesLabels": [[0, None], "b"]}, "label 1 is a list"),
+            ({"seriesLabels": [["a", "b"], "b"]}, "label 1 is a list"),
+            ({"seriesLabels": [[0, 0, "a"], "b"]}, "label 1 is a list"),
+            ({"seriesMeta": [{"segmentIndex": 0}, {}]}, "label 2 is an empty object"),
+            ({"seriesMeta": [{"segmentIndex": 0}, {"eventIndex": 1}]}, "label 2 is an object"),
+            ({"seriesMeta": [{"segmentIndex": None}] * 2}, "label 1 is an object"),
+            ({"seriesMeta": [{"segmentIndex": True}] * 2}, "label 1 is an object"),
+            ({"seriesLabels": ["x", "x"]}, "2 series but the labels ['x', 'x']"),
+            ({"seriesLabels": [0, "0"]}, "2 series but the labels ['0', '0']"),
+            ({"seriesLabels": ["x"]}, "2 series but the labels ['x']"),
+            ({"seriesLabels": ["x", "y", "z"]}, "2 series but the labels ['x', 'y', 'z']"),
+            ({}, "2 series but the labels []"),
+        ],
+    )
+    def test_given_labels_that_name_nothing_when_extracted_then_it_fails_and_says_which(
+        self, labels: dict[str, Any], found: str
+    ) -> None:
+        data = {"xValues": self.DAYS, "series": [[5, 6], [7, 8]], **labels}
+        self.assert_fails(data, True, found)
+
+    @pytest.mark.parametrize(
+        ("series", "found"),
+        [
+            (..., "data.series is missing where a list should be"),
+            (None, "data.series is null where a list should be"),
+            ({"a": [5, 6]}, "data.series is an object where a list should be"),
+            ([None], "series 1 is null where a list should be"),
+            ([5, 6], "series 1 is a number where a list should be"),
+            (["56"], "series 1 is a text where a list should be"),
+            ([[5]], "2 days but 1 values in series 1"),
+            ([[5, 6, 7]], "2 days but 3 values in series 1"),
+            ([[5, None]], "value 2 of series 1 is null"),
+            ([["5", 6]], "value 1 of series 1 is a text"),
+            ([[5, True]], "value 2 of series 1 is a boolean"),
+            ([[5, float("nan")]], "value 2 of series 1 is null"),
+            ([[{"value": 5}, 6]], "value 1 of series 1 is an object"),
+        ],
+    )
+    @pytest.mark.parametrize("labelled", [True, False])
+    def test_given_series_that_are_none_when_extracted_then_it_fails_and_says_where(
+        self, series: Any, found: str, labelled: bool
+    ) -> None:
+        data = {"xValues": self.DAYS, "series": series}
+        self.assert_fails({k: v for k, v in data.items() if v is not ...}, labelled, found)
+
+    @pytest.mark.parametrize(
+        ("series", "found"),
+        [
+            ([], "0 series but the labels ['value']"),
+            ([[5, 6], [7, 8]], "2 series but the labels ['value']"),
+        ],
+    )
+    def test_given_not_one_series_where_one_value_is_wanted_when_extracted_then_it_fails(
+        self, series: list[Any], found: str
+    ) -> None:
+        self.assert_fails({"xValues": self.DAYS, "series": series}, False, found)
+
+    @pytest.mark.parametrize("data", [None, [], [[5, 6]], {}, "text", 5])
+    def test_given_no_data_at_all_when_extracted_then_it_fails(self, data: Any) -> None:
+        self.assert_fails(data, True, "data.xValues is missing where a list should be")
+
+    def assert_fails(self, data: Any, labelled: bool, found: str) -> None:
+        with pytest.raises(AirbyteTracedException) as failure:
+            self.extract({"data": data}, labelled)
+        message = unreadable("/api/2/users for 20240101 to 20240102", found)
+        assert failure.value.message == failure.value.internal_message == message
+        assert failure.value.failure_type is FailureType.system_error
+
+    def test_given_very_many_labels_when_they_do_not_pair_then_the_message_stays_short(
+        self,
+    ) -> None:
+        data = {"xValues": self.DAYS, "series": [[5, 6]], "seriesLabels": ["x" * 100] * 100}
+        with pytest.raises(AirbyteTracedException) as failure:
+            self.extract({"data": data})
+        assert len(failure.value.message or "") < 600
+
+
+class TestList:
+    @staticmethod
+    def extract(body: bytes) -> list[Any]:
+        answer = response(body, url="https://amplitude.com/api/3/cohorts?includeSyncInfo=true")
+        extractor = ListExtractor(parameters={"field_path": ["found", "cohorts"]})
+        return list(extractor.extract_records(answer))
+
+    @pytest.mark.parametrize("elements", [[], [{"id": "b"}, {"id": None}, {"id": "a", "x": [{}]}]])
+    def test_given_a_list_of_objects_when_extracted_then_they_come_as_they_are(
+        self, elements: list[Any]
+    ) -> None:
+        assert self.extract(json.dumps({"found": {"cohorts": elements}}).encode()) == elements
+
+    @pytest.mark.parametrize(
+        ("sent", "expected"),
+        [
+            (rb'"x\ud83d"', "x?"),
+            (b"[NaN,1e999]", [None, None]),
+            (b"123456789012345678901", 123456789012345680000.0),
+        ],
+    )
+    def test_given_what_strict_parsers_refuse_when_extracted_then_it_arrives_as_in_events(
+        self, sent: bytes, expected: object
+    ) -> None:
+        body = b'{"found":{"cohorts":[{"name":%s}]}}' % sent
+        assert self.extract(body) == [{"name": expected}]
+
+    def test_given_no_path_when_extracted_then_the_list_is_data(self) -> None:
+        answer = response(b'{"data":[{"id":1}]}', url="https://amplitude.com/api/3/annotations")
+        assert list(ListExtractor(parameters={}).extract_records(answer)) == [{"id": 1}]
+
+    @pytest.mark.parametrize(
+        ("body", "found"),
+        [
+            ({"found": {}}, "found.cohorts is missing"),
+            ({"found": []}, "found.cohorts is missing"),
+            ({"data": []}, "found.cohorts is missing"),
+            ({"found": {"cohorts": None}}, "found.cohorts is null"),
+            ({"found": {"cohorts": "a"}}, "found.cohorts is a text"),
+            ({"found": {"cohorts": {}}}, "found.cohorts is an empty object"),
+            ({"found": {"cohorts": {"id": "a"}}}, "found.cohorts is an object"),
+            ({"found": {"cohorts": 0}}, "found.cohorts is a number"),
+            ({"found": {"cohorts": False}}, "found.cohorts is a boolean"),
+        ],
+    )
+    def test_given_no_list_when_extracted_then_the_error_says_what_was_found(
+        self, body: Any, found: str
+    ) -> None:
+        self.assert_fails(json.dumps(body).encode(), f"{found} where a list should be")
+
+    @pytest.mark.parametrize(
+        ("element", "found"),
+        [
+            (b"{}", "an empty object"),
+            (b"[]", "an empty list"),
+            (b'""', "an empty text"),
+            (b"null", "null"),
+            (b"0", "a number"),
+            (b"true", "a boolean"),
+            (b'[{"id":"c"}]', "a list"),
+            (b'"Jane Doe"', "a text"),
+        ],
+    )
+    def test_given_an_element_that_is_no_record_when_extracted_then_nothing_is_and_it_is_named(
+        self, element: bytes, found: str
+    ) -> None:
+        self.assert_fails(
+            b'{"found":{"cohorts":[{"id":"a"},%s,{"id":"b"}]}}' % element,
+            f"element 2 of found.cohorts is {found} where a record should be",
+        )
+
+    def test_given_an_empty_answer_when_extracted_then_it_fails(self) -> None:
+        self.assert_fails(b"{}", "it is no object, or an empty one")
+
+    def assert_fails(self, body: bytes, found: str) -> None:
+        answer = response(body, url="https://amplitude.com/api/3/cohorts?includeSyncInfo=true")
+        extractor = ListExtractor(parameters={"field_path": ["found", "cohorts"]})
+        with pytest.raises(AirbyteTracedException) as failure:
+            next(iter(extractor.extract_records(answer)))
+        message = unreadable("/api/3/cohorts", found)
+        assert failure.value.message == failure.value.internal_message == message
+        assert failure.value.failure_type is FailureType.system_error
+
+
+class TestAnnotationTimes:
+    @staticmethod
+    def transformed(**annotation: Any) -> dict[str, Any]:
+        AnnotationTimes().transform(annotation)
+        return annotation
+
+    @pytest.mark.parametrize(
+        ("written", "utc", "day"),
+        [
+            ("2025-11-01T23:30:00-08:00", "2025-11-02T07:30:00+00:00", "2025-11-01"),
+            ("2025-11-01T00:30:00+01:00", "2025-10-31T23:30:00+00:00", "2025-11-01"),
+            ("2024-03-01T00:00:00+05:45", "2024-02-29T18:15:00+00:00", "2024-03-01"),
+            ("2025-11-01T07:00:00+00:00", "2025-11-01T07:00:00+00:00", "2025-11-01"),
+            ("2025-11-01T07:00:00Z", "2025-11-01T07:00:00+00:00", "2025-11-01"),
+            ("2025-11-01t07:00:00z", "2025-11-01T07:00:00+00:00", "2025-11-01"),
+            ("2025-01-01T00:00:00.5+01:00", "2024-12-31T23:00:00.5+00:00", "2025-01-01"),
+            (
+                "2025-01-01T00:00:00.123456789+01:00",
+                "2024-12-31T23:00:00.123456789+00:00",
+                "2025-01-01",
+            ),
+        ],
+    )
+    def test_given_times_with_offsets_then_they_become_utc_and_the_local_day_of_start_stays(
+        self, written: str, utc: str, day: str
+    ) -> None:
+        assert self.transformed(id=1, start=written, end=written) == {
+            "id": 1,
+            "start": utc,
+            "end": utc,
+            "date": day,
+        }
+
+    @pytest.mark.parametrize(
+        ("written", "day"),
+        [
+            ("2025-11-01", "2025-11-01"),
+            ("2025-11-01T07:00:00", "2025-11-01"),
+            ("2025-11-01T07:00+01:00", "2025-11-01"),
+            ("2025-11-01 07:00:00", "2025-11-01"),
+            ("2025-11-01T24:30:00+01:00", "2025-11-01"),
+            ("2025-11-01T07:00:60Z", "2025-11-01"),
+            ("2025-11-01T07:00:00+99:00", "2025-11-01"),
+            ("0001-01-01T00:00:00+01:00", "0001-01-01"),
+            ("9999-12-31T23:59:59-01:00", "9999-12-31"),
+            ("2025-02-30T07:00:00+00:00", None),
+            ("2025-11-01 or later", None),
+            ("\u0662\u0660\u0662\u0665-11-01T07:00:00Z", None),
+            ("Sometime next week", None),
+            ("", None),
+            (None, None),
+            (1761980400, None),
+            (["2025-11-01T07:00:00+00:00"], None),
+            ({"at": "2025-11-01T07:00:00+00:00"}, None),
+            (True, None),
+        ],
+    )
+    def test_given_what_is_no_time_with_an_offset_then_it_stays_as_it_came_and_no_day_is_guessed(
+        self, written: object, day: str | None
+    ) -> None:
+        assert self.transformed(start=written, end=written) == {
+            "start": written,
+            "end": written,
+            **({"date": day} if day else {}),
+        }
+
+    def test_given_neither_start_nor_end_then_none_are_added(self) -> None:
+        assert self.transformed(id=1) == {"id": 1}
 
 
 def test_given_the_file_as_text_when_injected_as_the_builder_does_then_its_classes_load() -> None:

@@ -54,6 +54,14 @@ def without_nulls(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in record.items() if v is not None} for record in records]
 
 
+def in_utc(annotation: dict[str, Any]) -> dict[str, str]:
+    return {
+        name: datetime.fromisoformat(annotation[name]).astimezone(timezone.utc).isoformat()
+        for name in ("start", "end")
+        if name in annotation
+    }
+
+
 class TestRead:
     def test_given_a_project_when_read_then_each_stream_arrives_complete(
         self, sandbox: Sandbox, tmp_path: Path
@@ -72,7 +80,7 @@ class TestRead:
             {"date": day.isoformat(), "length": project.average_session_length(day)} for day in days
         ]
         assert run.records("annotations") == [
-            {**annotation, "date": annotation["start"][:10]}
+            {**annotation, **in_utc(annotation), "date": annotation["start"][:10]}
             for annotation in without_nulls(project.annotations())
         ]
         assert run.records("cohorts") == without_nulls(project.cohorts())

@@ -75,6 +75,14 @@ def test_no_definition_of_more_than_a_few_lines_stands_twice() -> None:
     assert [text for text, count in subtrees.items() if count > 1] == []
 
 
+def test_every_extractor_is_one_that_refuses_empty_records() -> None:
+    """The CDK ends a whole sync, in silence, at an empty record, and its extractors yield such."""
+    streams: list[Any] = SourceAmplitude(config=config()).streams(config())
+    retrievers = [s._stream_partition_generator._partition_factory._retriever for s in streams]
+    extractors = {type(r.record_selector.extractor).__name__ for r in retrievers}
+    assert extractors == {"DashboardSeriesExtractor", "ExportArchiveExtractor", "ListExtractor"}
+
+
 def test_the_manifest_loads_without_warnings_of_the_cdk(caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections import Counter
 from typing import Any
 
 import freezegun
@@ -15,6 +16,7 @@ from unit_tests.helpers import (
     SECRET_KEY,
     archive,
     config,
+    days,
     final_state,
     first_error,
     json_lines,
@@ -472,21 +474,61 @@ class TestActiveUsers:
             FailureType.config_error,
         )
 
-    def test_given_another_bad_query_when_read_then_amplitudes_own_words_are_shown(self) -> None:
+    @pytest.mark.parametrize(
+        ("body", "said"),
+        [
+            (
+                b'{"error":{"message":"Bad date","metadata":{"details":"start is after end"}}}',
+                "Bad date: start is after end",
+            ),
+            (b'{"error":{"message":"Bad date","metadata":{"details":null}}}', "Bad date"),
+            (b'{"error":{"message":"Bad date","metadata":null}}', "Bad date"),
+            (b'{"error":"Bad date"}', '{"error":"Bad date"}'),
+            (b'["Bad date"]', '["Bad date"]'),
+            (b"{}", "{}"),
+        ],
+    )
+    def test_given_another_bad_query_when_read_then_amplitudes_own_words_are_shown(
+        self, body: bytes, said: str
+    ) -> None:
         with HttpMocker() as http:
             http.get(
                 HttpRequest(
                     USERS,
                     {"start": "20240101", "end": "20240103", "m": "active", "i": 1, "g": "country"},  # type: ignore[dict-item]
                 ),
-                refusal(400, message="Bad date", metadata={"details": "start is after end"}),
+                HttpResponse(body, 400),
             )
             output = read_stream(
                 "active_users", config(), expected=ExpectedOutcome.EXPECT_EXCEPTION
             )
         message, failure_type = first_error(output)
-        assert message.startswith("Amplitude answered HTTP 400 (Bad date: start is after end). ")
+        assert message.startswith(f"Amplitude answered HTTP 400 ({said}). ")
+        assert "country" not in message
         assert failure_type == FailureType.system_error
+
+    def test_given_labels_that_hold_a_key_when_they_are_named_then_it_is_masked(self) -> None:
+        with HttpMocker() as http:
+            http.get(
+                HttpRequest(
+                    USERS,
+                    {"start": "20240103", "end": "20240103", "m": "active", "i": 1, "g": "country"},  # type: ignore[dict-item]
+                ),
+                answer(
+                    {
+                        "xValues": ["2024-01-03"],
+                        "series": [[1], [2]],
+                        "seriesLabels": ["x" * 270 + SECRET_KEY] * 2,
+                    }
+                ),
+            )
+            output = read_stream(
+                "active_users",
+                config(start_date="2024-01-03T00:00:00Z"),
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        assert "****" in first_error(output)[0]
+        assert SECRET_KEY[:8] not in str(output.get_formatted_error_message()) + str(output.logs)
 
 
 class TestAverageSessionLength:
@@ -495,17 +537,22 @@ class TestAverageSessionLength:
         with HttpMocker() as http:
             http.get(
                 HttpRequest(SESSIONS, {"start": "20231101", "end": "20231210"}, AUTHORIZATION),
-                answer({"xValues": ["2023-11-01"], "series": [[61.5]], "seriesMeta": [{}]}),
+                answer(
+                    {
+                        "xValues": days("2023-11-01", "2023-12-10"),
+                        "series": [[61.5] * 40],
+                        "seriesMeta": [{"segmentIndex": 0}],
+                    }
+                ),
             )
             http.get(
                 HttpRequest(SESSIONS, {"start": "20231211", "end": "20240103"}, AUTHORIZATION),
-                answer({"xValues": ["2023-12-11", "2024-01-03"], "series": [[0, 59.25]]}),
+                answer({"xValues": days("2023-12-11", "2024-01-03"), "series": [[0] * 24]}),
             )
             output = read_stream("average_session_length", settings)
         assert sorted(records(output), key=lambda record: str(record["date"])) == [
-            {"date": "2023-11-01", "length": 61.5},
-            {"date": "2023-12-11", "length": 0},
-            {"date": "2024-01-03", "length": 59.25},
+            {"date": day, "length": 61.5 if day < "2023-12-11" else 0}
+            for day in days("2023-11-01", "2024-01-03")
         ]
         assert final_state(output) == {"date": "2024-01-03"}
 
@@ -530,22 +577,46 @@ class TestAverageSessionLength:
         assert final_state(output) == {"date": "2024-01-01"}
 
     @pytest.mark.parametrize("written", ["2024-01-02", "2024-01-02T00:00:00"])
-    @pytest.mark.parametrize(("days", "first_day"), [(0, "20240102"), (1, "20240101")])
+    @pytest.mark.parametrize(("lookback", "first_day"), [(0, "2024-01-02"), (1, "2024-01-01")])
     def test_given_a_state_when_read_then_its_day_and_the_look_back_are_read_again(
-        self, written: str, days: int, first_day: str
+        self, written: str, lookback: int, first_day: str
     ) -> None:
-        settings = config(start_date="2023-06-01T00:00:00Z", dashboard_lookback_days=days)
+        settings = config(start_date="2023-06-01T00:00:00Z", dashboard_lookback_days=lookback)
+        asked = days(first_day, "2024-01-03")
         with HttpMocker() as http:
             http.get(
-                HttpRequest(SESSIONS, {"start": first_day, "end": "20240103"}),
-                answer({"xValues": ["2024-01-02", "2024-01-03"], "series": [[60, 62]]}),
+                HttpRequest(SESSIONS, {"start": first_day.replace("-", ""), "end": "20240103"}),
+                answer({"xValues": asked, "series": [[60] * len(asked)]}),
             )
             output = read_stream("average_session_length", settings, {"date": written})
         assert final_state(output) == {"date": "2024-01-03"}
 
+    def test_given_fewer_days_than_asked_for_when_read_then_nothing_is_stored_and_the_state_stays(
+        self,
+    ) -> None:
+        with HttpMocker() as http:
+            http.get(
+                HttpRequest(SESSIONS, {"start": "20240102", "end": "20240103"}),
+                answer({"xValues": ["2024-01-03"], "series": [[60]]}),
+            )
+            output = read_stream(
+                "average_session_length",
+                config(dashboard_lookback_days=0),
+                {"date": "2024-01-02"},
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        assert records(output) == []
+        assert final_state(output) == {"date": "2024-01-02"}
+        assert first_error(output) == (
+            "Amplitude's answer to /api/2/sessions/average for 20240102 to 20240103 can't be read "
+            "without guessing: 1 days where 2 were asked for. Nothing of it was stored. Try again "
+            "later; if it stays like this, report it to Amplitude's support.",
+            FailureType.system_error,
+        )
+
 
 class TestLists:
-    def test_given_annotations_when_read_then_the_day_of_start_stands_beside_the_v3_fields(
+    def test_given_annotations_when_read_then_times_are_utc_and_the_local_day_of_start_beside_them(
         self,
     ) -> None:
         ranged = {
@@ -558,13 +629,15 @@ class TestLists:
             "chart_id": "abc123",
         }
         startless = {"id": 2, "label": "Somewhen"}
+        odd = {"id": 3, "label": "Odd", "start": 1761980400, "end": ""}
         with HttpMocker() as http:
             http.get(
                 HttpRequest("https://amplitude.com/api/3/annotations", headers=AUTHORIZATION),
-                answer([ranged, startless]),
+                answer([ranged, startless, odd]),
             )
             output = read_stream("annotations", config(), sync_mode=SyncMode.full_refresh)
-        assert records(output) == [{**ranged, "date": "2025-11-01"}, startless]
+        in_utc = {"start": "2025-11-02T07:30:00+00:00", "end": "2025-11-10T06:00:00+00:00"}
+        assert records(output) == [{**ranged, **in_utc, "date": "2025-11-01"}, startless, odd]
 
     def test_given_cohorts_when_read_then_sync_metadata_is_asked_for_and_kept(self) -> None:
         cohort = {"id": "26umsb5", "size": 111, "syncMetadata": [{"target": "braze"}]}
@@ -598,6 +671,86 @@ class TestLists:
             repr({**event_type, **shown}),
             repr(event_type),
         ]
+
+    @pytest.mark.parametrize("element", [{}, [], "", None, "text"], ids=repr)
+    def test_given_an_element_that_is_no_record_when_read_then_only_its_own_stream_ends_and_says_so(
+        self, element: object
+    ) -> None:
+        events = [event(str(number), "2024-01-03 20:00:00.000000") for number in range(500)]
+        with HttpMocker() as http:
+            http.get(export("20240103T20", "20240103T20"), exported(*events))
+            http.get(
+                HttpRequest("https://amplitude.com/api/3/cohorts", {"includeSyncInfo": "true"}),
+                answer([{"id": "a"}, element, {"id": "b"}], root_key="cohorts"),
+            )
+            http.get(
+                HttpRequest("https://amplitude.com/api/2/events/list"),
+                answer([{"id": 1, "name": None}, {"id": None}, {"id": 3}]),
+            )
+            output = read_stream(
+                "events",
+                config(start_date="2024-01-03T20:00:00Z"),
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+                beside=["cohorts", "events_list"],
+            )
+        assert Counter(message.record.stream for message in output.records if message.record) == {
+            "events": 500,
+            "events_list": 3,
+        }
+        states = {
+            message.state.stream.stream_descriptor.name: message.state.stream.stream_state
+            for message in output.state_messages
+            if message.state and message.state.stream
+        }
+        assert vars(states["events"]) == {"server_upload_time": "20240103T20"}
+        message, failure_type = first_error(output)
+        assert message.startswith(
+            "Amplitude's answer to /api/3/cohorts can't be read without guessing: element 2 of "
+            "cohorts is "
+        )
+        assert failure_type == FailureType.system_error
+
+    @pytest.mark.parametrize(
+        ("stream", "path", "params", "key"),
+        [
+            ("annotations", "/api/3/annotations", {}, "data"),
+            ("cohorts", "/api/3/cohorts", {"includeSyncInfo": "true"}, "cohorts"),
+            ("events_list", "/api/2/events/list", {}, "data"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("body", "found"), [('{"%s":null}', "null"), ('{"not %s":[]}', "missing")]
+    )
+    def test_given_no_list_when_read_then_it_fails_so_that_no_table_is_emptied(
+        self, stream: str, path: str, params: dict[str, str], key: str, body: str, found: str
+    ) -> None:
+        with HttpMocker() as http:
+            http.get(
+                HttpRequest(f"https://amplitude.com{path}", params), HttpResponse(body % key, 200)
+            )
+            output = read_stream(
+                stream,
+                config(),
+                sync_mode=SyncMode.full_refresh,
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        assert records(output) == []
+        message, failure_type = first_error(output)
+        assert message == (
+            f"Amplitude's answer to {path} can't be read without guessing: {key} is {found} where "
+            "a list should be. Nothing of it was stored. Try again later; if it stays like this, "
+            "report it to Amplitude's support."
+        )
+        assert failure_type == FailureType.system_error
+
+    def test_given_an_empty_list_when_read_then_there_are_no_records_and_nothing_fails(
+        self,
+    ) -> None:
+        with HttpMocker() as http:
+            http.get(HttpRequest("https://amplitude.com/api/3/annotations"), answer([]))
+            output = read_stream("annotations", config(), sync_mode=SyncMode.full_refresh)
+        assert records(output) == []
+        assert output.errors == []
 
 
 class TestRefusals:
