@@ -477,7 +477,7 @@ def _check_archive(spooled: IO[bytes], is_to_be_unpacked: bool) -> None:
     try:
         with zipfile.ZipFile(spooled) as archive:
             # A damaged directory may hide a member from zipfile, which does not count them.
-            if len(archive.filelist) % 2**16 != _member_count(spooled):
+            if (len(archive.filelist) - _member_count(spooled)) % 2**16:
                 raise zipfile.BadZipFile("its directory is incomplete")
             # The checksum of a member is not looked at when its size was damaged to 0.
             if any(member.CRC and not member.file_size for member in archive.filelist):
@@ -498,14 +498,16 @@ def _check_archive(spooled: IO[bytes], is_to_be_unpacked: bool) -> None:
 
 
 def _member_count(spooled: IO[bytes]) -> int:
-    """The number of members that the archive itself says it has, modulo 2 ** 16.
+    """The number of members that the archive itself says it has; modulo 2 ** 16 if not zip64.
 
-    https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT (4.3.16)
+    https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT (4.3.14 to 4.3.16)
     """
     spooled.seek(0, io.SEEK_END)
-    spooled.seek(-min(spooled.tell(), 22 + 2**16), io.SEEK_END)
-    end = spooled.read()
-    return int(struct.unpack_from("<H", end, end.rindex(b"PK\5\6") + 10)[0])
+    spooled.seek(-min(spooled.tell(), 2**17), io.SEEK_END)
+    before, _, end = spooled.read().rpartition(b"PK\5\6")
+    if before[-20:].startswith(b"PK\6\7"):
+        return int(struct.unpack_from("<Q", before, before.rindex(b"PK\6\6") + 32)[0])
+    return int(struct.unpack_from("<H", end, 6)[0])
 
 
 @contextmanager

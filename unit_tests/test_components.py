@@ -189,14 +189,22 @@ class TestExportArchive:
         members = {f"187520/{number}.json.gz": b'{"a":%d}\n' % number for number in range(10_000)}
         assert [event["a"] for event in extract(archive(members))] == list(range(10_000))
 
-    def test_given_zip64_when_extracted_then_it_is_read(self) -> None:
-        packed = io.BytesIO()
-        with (
-            zipfile.ZipFile(packed, "w") as zipped,
-            zipped.open(MEMBER, "w", force_zip64=True) as member,
-        ):
-            member.write(gzip.compress(b'{"a":1}\n'))
-        assert extract(packed.getvalue()) == [{"a": 1}]
+    @pytest.mark.parametrize("masks", [False, True], ids=["own-fields", "masked-fields"])
+    @pytest.mark.parametrize("names", [[], [MEMBER], [MEMBER, "187520/b.json.gz"]])
+    def test_given_zip64_records_when_extracted_then_they_count_the_members(
+        self, names: list[str], masks: bool
+    ) -> None:
+        body = zip64(dict.fromkeys(names, b'{"a":1}\n'), masks)
+        assert extract(body) == [{"a": 1}] * len(names)
+
+    def test_given_more_members_than_fit_without_zip64_when_extracted_then_all_are_read(
+        self,
+    ) -> None:
+        packed, line = io.BytesIO(), gzip.compress(b'{"a":1}\n')
+        with zipfile.ZipFile(packed, "w") as zipped:
+            for number in range(70_000):
+                zipped.writestr(str(number), line)
+        assert extract(packed.getvalue()) == [{"a": 1}] * 70_000
 
     def test_when_extracted_then_one_line_of_the_log_counts_files_events_and_bytes(
         self, caplog: pytest.LogCaptureFixture
@@ -220,6 +228,50 @@ def damaged_archive() -> bytes:
     return packed.getvalue()
 
 
+class _Sink(io.RawIOBase):
+    """Takes bytes as a network connection does: it can't seek."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.taken += bytes(data)
+        return len(data)
+
+
+def zip64(members: dict[str, bytes], masks: bool) -> bytes:
+    """An archive as of a writer that streams, and writes zip64 records whatever the size is.
+
+    The fields of the old record hold what the new ones do or, with `masks`, refer to them.
+    """
+    sink = _Sink()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        zipfile.ZipFile(sink, "w") as zipped,
+    ):
+        patch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", -1)
+        for name, content in members.items():
+            with zipped.open(name, "w", force_zip64=True) as member:
+                member.write(gzip.compress(content, mtime=0))
+        zipped.close()
+    end = sink.taken.rindex(b"PK\5\6") + 8
+    assert sink.taken[end - 28 : end - 24] == b"PK\6\7"
+    return sink.taken[:end] + b"\xff" * 12 + b"\0\0" if masks else sink.taken
+
+
+def hide_second_member(body: bytes) -> bytes:
+    """The same archive with a directory whose first entry has the second one for a comment."""
+    hidden = bytearray(body)
+    first = hidden.index(b"PK\1\2")
+    second = hidden.index(b"PK\1\2", first + 4)
+    length = hidden.index(b"PK", second + 4) - second
+    hidden[first + 32 : first + 34] = length.to_bytes(2, "little")
+    return bytes(hidden)
+
+
 class TestExportErrorHandler:
     handler = ExportErrorHandler(parameters={}, config={})
 
@@ -240,6 +292,21 @@ class TestExportErrorHandler:
         assert f"it begins with {begins}" in str(failure.value)
         assert failure.value.failure_type is FailureType.transient_error
         assert failure.value.response is None, "the CDK would log its body"
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            archive({MEMBER: b"{}\n", "b": b"{}\n"}),
+            zip64({MEMBER: b"{}\n", "b": b"{}\n"}, masks=False),
+            zip64({MEMBER: b"{}\n", "b": b"{}\n"}, masks=True),
+        ],
+        ids=["zip", "zip64", "zip64-masked"],
+    )
+    def test_given_a_directory_that_hides_a_member_then_it_is_asked_for_again(
+        self, body: bytes
+    ) -> None:
+        with pytest.raises(DefaultBackoffException, match="its directory is incomplete"):
+            self.handler.interpret_response(response(hide_second_member(body)))
 
     def test_given_a_member_whose_size_was_lost_then_it_is_asked_for_again(self) -> None:
         body = bytearray(archive({MEMBER: b"{}\n"}))
