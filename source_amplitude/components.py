@@ -52,6 +52,8 @@ _GIVE_WAY_BYTES = 128 * 1024
 _LINE_BYTES = 32 * 1024 * 1024
 _REPORT_SECONDS = 30
 _BREAKS_BEFORE_SPLIT = 2
+# Some 980 levels can be printed, fewer the deeper the stack is that prints.
+_MAX_DEPTH = 500
 # zipfile and gzip raise more than their own errors for damaged or unusual archives.
 _UNZIP_ERRORS = (
     EOFError,
@@ -233,10 +235,9 @@ class ExportArchiveExtractor(RecordExtractor):
             events = unreported_bytes = 0
             for files, member in enumerate(members):
                 for line_number, line in enumerate(_lines(archive, member, window), start=1):
-                    if line.isspace():
-                        continue
-                    yield self._event(line, line_number, member.filename, window, last_hour)
-                    events += 1
+                    if not line.isspace():
+                        yield self._event(line, line_number, member.filename, window, last_hour)
+                        events += 1
                     unreported_bytes += len(line)
                     if unreported_bytes < _GIVE_WAY_BYTES:
                         continue
@@ -549,14 +550,36 @@ def _parse_event(line: bytes) -> dict[str, Any]:
     try:
         event = orjson.loads(line)
     except orjson.JSONDecodeError:
-        lenient = json.loads(
-            line.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_float=_finite
-        )
-        event = json.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
+        try:
+            lenient = json.loads(
+                line.decode("utf-8-sig", "replace"),
+                parse_constant=lambda _: None,
+                parse_float=_finite,
+            )
+            event = json.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
+        except RecursionError:
+            raise ValueError("too deep") from None
     # The CDK takes an empty record for the end of the sync.
     if not isinstance(event, dict) or not event:
         raise ValueError("no event")
+    # What can't be printed would end the whole process. To replace is thrice as fast as to count.
+    brackets = len(line) - len(line.replace(b"{", b"").replace(b"[", b""))
+    if brackets > _MAX_DEPTH and _depth(event) > _MAX_DEPTH:
+        raise ValueError("too deep")
     return event
+
+
+def _depth(value: Any) -> int:
+    """How deep objects and lists lie in each other, found level by level, without recursion."""
+    depth, level = 0, [value]
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, dict | list)
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+    ]:
+        depth += 1
+    return depth
 
 
 def _finite(number: str) -> float | None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import requests
-from airbyte_cdk.models import FailureType
+from airbyte_cdk.entrypoint import AirbyteEntrypoint
+from airbyte_cdk.models import AirbyteMessage, AirbyteRecordMessage, FailureType, Type
 from airbyte_cdk.sources.declarative.parsers.custom_code_compiler import (
     register_components_module_from_string,
 )
@@ -143,7 +144,20 @@ class TestExportArchive:
         assert extract_lines(line) == [{"event_time": expected, "city": exported}]
 
     @pytest.mark.parametrize(
-        "line", [b"Jane Doe, jane@doe.example", b"[1]", b'"text"', b'{"a":', b"{}"]
+        "line",
+        [
+            b"Jane Doe, jane@doe.example",
+            b"[1]",
+            b'"text"',
+            b'{"a":',
+            b"{}",
+            b'{"a":' + b"[" * 500 + b"1" + b"]" * 500 + b"}",
+            b'{"a":' * 501 + b"1" + b"}" * 501,
+            b'{"a":NaN,"b":' + b"[" * 700 + b"1" + b"]" * 700 + b"}",
+            b'{"a":' + b"[" * 1_000 + b"1" + b"]" * 1_000 + b"}",
+            b'{"a":' + b"[" * 100_000 + b"1" + b"]" * 100_000 + b"}",
+        ],
+        ids=lambda line: f"{line[:20].decode()} ({len(line)} bytes)",
     )
     def test_given_a_line_that_is_no_event_when_extracted_then_the_error_names_it_without_quoting(
         self, line: bytes
@@ -157,6 +171,14 @@ class TestExportArchive:
         )
         assert failure.value.failure_type == FailureType.system_error
         assert failure.value.__cause__ is None
+
+    def test_given_an_event_as_deep_as_can_be_when_extracted_then_it_can_be_printed(self) -> None:
+        [event] = extract_lines(b'{"a":' + b"[{}," * 499 + b"1" + b"]" * 499 + b"}")
+        message = AirbyteMessage(
+            type=Type.RECORD, record=AirbyteRecordMessage(stream="events", data=event, emitted_at=1)
+        )
+        printed = json.loads(AirbyteEntrypoint.airbyte_message_to_string(message))
+        assert json.dumps(printed["record"]["data"]) == json.dumps(event)
 
     def test_given_a_truncated_gzip_when_extracted_then_its_window_is_to_be_split(self) -> None:
         records = iter(self.start(damaged_archive()))
@@ -205,6 +227,16 @@ class TestExportArchive:
             for number in range(70_000):
                 zipped.writestr(str(number), line)
         assert extract(packed.getvalue()) == [{"a": 1}] * 70_000
+
+    def test_given_only_blank_lines_for_long_when_extracted_then_the_log_says_so(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(components, "_REPORT_SECONDS", -1)
+        caplog.set_level("INFO", "airbyte")
+        assert extract_lines(b"\n" * 200_000 + b'{"a":1}\n') == [{"a": 1}]
+        assert (
+            "Export of 20240101T07 to 20240101T08: 0 events so far, of 0 of 1 files."
+        ) in caplog.messages
 
     def test_when_extracted_then_one_line_of_the_log_counts_files_events_and_bytes(
         self, caplog: pytest.LogCaptureFixture
