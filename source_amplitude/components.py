@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import IO, Any
-from urllib.parse import parse_qs, quote, quote_plus, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 from weakref import WeakKeyDictionary
 
 import orjson
@@ -46,6 +46,7 @@ from airbyte_cdk.sources.streams.http.request_window_split_exception import (
 from airbyte_cdk.utils.airbyte_secrets_utils import add_to_secrets, filter_secrets
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from isodate import parse_duration  # type: ignore[import-untyped]
+from urllib3.exceptions import ProtocolError
 
 _CHUNK_BYTES = 256 * 1024
 _GIVE_WAY_BYTES = 128 * 1024
@@ -151,11 +152,12 @@ class ExportErrorHandler(DefaultErrorHandler):
     replaced by a temporary file that holds the archive, checked against its own directory and
     checksums. The CDK itself never retries a streamed body that breaks off, and would hold an
     unstreamed one (up to 4 GB) in memory. An hour that can't be split any more is unpacked as well
-    before it counts. 404, an empty window, is named in the log; other refusals are left to the
-    next handler.
+    before it counts. 404 in plain words, an empty window, is named in the log; other refusals are
+    left to the next handler.
 
-    Raises ``DefaultBackoffException``, which has the CDK ask again, for a body that breaks off or
-    is no intact archive; resolves to a split when a long window breaks off again and again.
+    Raises ``DefaultBackoffException``, which has the CDK ask again, for a connection that breaks
+    or stays silent, for a body that is no intact archive and for any other 404; resolves to a
+    split when connections for a long window break again and again.
     """
 
     # The ten minutes of the base class would be used up by the download of a large archive.
@@ -169,37 +171,70 @@ class ExportErrorHandler(DefaultErrorHandler):
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         if isinstance(response_or_exception, requests.RequestException):
+            if _is_break(response_or_exception):
+                return self._broken(response_or_exception, response_or_exception)
             return _connection_failed(response_or_exception, response_or_exception.request)
         if not isinstance(response_or_exception, requests.Response):
             return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
-        response = response_or_exception
-        if response.status_code == 404:
-            said = f"Export of {_window(response)}: no events ({_error_text(response)} HTTP 404)."
-            return ErrorResolution(ResponseAction.IGNORE, error_message=said)
-        if not response.ok:
-            return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
+        response, window = response_or_exception, _window(response_or_exception)
         failure_type = FailureType.transient_error
         try:
-            response.raw = _spool_archive(response)
-            return SUCCESS_RESOLUTION
+            if response.ok or response.history:
+                response.raw = _spool_archive(response)
+                return SUCCESS_RESOLUTION
+            if response.status_code != 404:
+                return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
+            if _is_in_plain_words(response.text):
+                said = f"Export of {window}: no events ({_error_text(response)} HTTP 404)."
+                return ErrorResolution(ResponseAction.IGNORE, error_message=said)
+            failure: Exception = ValueError("no answer")
+            message = (
+                f"The answer to the export of {window} (HTTP 404: {_error_text(response)}) does "
+                "not say in plain words, as Amplitude does, that there are no events. It may be a "
+                "gateway's or a proxy's, so nothing was skipped. Try again later; if it stays, "
+                "report it to Amplitude's support."
+            )
         except requests.RequestException as error:
-            failure: Exception = error
-            message = _connection_failed(error, response.request).error_message
-            self._breaks[response.request] = self._breaks.get(response.request, 0) + 1
-            if self._breaks[response.request] > _BREAKS_BEFORE_SPLIT and not _is_one_hour(response):
-                return ErrorResolution(ResponseAction.SPLIT_REQUEST_WINDOW, failure_type, message)
+            response.close()
+            return self._broken(error, response)
         except _DamagedMember as error:
-            failure, message = error, f"{error} in the export of {_window(response)}."
+            failure = error
+            message = f"{error} in the export of {window}."
             failure_type = FailureType.system_error
         except zipfile.BadZipFile as error:
             failure = error
             message = (
-                f"Amplitude answered HTTP 200 for {_window(response)} with a body that is no "
-                f"intact zip archive: {error}."
+                f"The answer to the export of {window} (HTTP {response.status_code}) is no intact "
+                f"zip archive: {error}."
             )
+            if response.history:  # only the host is named: the address may hold a token
+                message += (
+                    f" It came from {urlsplit(response.url).hostname}, to which the export was "
+                    f"redirected (HTTP {response.history[0].status_code}): look for a proxy or a "
+                    "sign-in page between this machine and Amplitude, then try again."
+                )
         response.close()
         # Raised, because the CDK logs the body of a response that is resolved to be retried.
-        raise DefaultBackoffException(response.request, failure, message or "", failure_type)
+        raise DefaultBackoffException(response.request, failure, message, failure_type)
+
+    def _broken(
+        self,
+        error: requests.RequestException,
+        answer: requests.Response | requests.RequestException,
+    ) -> ErrorResolution:
+        request, window = _request(answer), _window(answer)
+        message = (
+            f"The connection to {urlsplit(request.url or '').hostname} broke or stayed silent in "
+            f"the export of {window} ({type(error).__name__}: {filter_secrets(str(error))}). Try "
+            "again later; if that does not help, lower Request Time Range, so that Amplitude has "
+            "less to send at once."
+        )
+        breaks = self._breaks[request] = self._breaks.get(request, 0) + 1
+        if breaks <= _BREAKS_BEFORE_SPLIT or _is_one_hour(window):
+            raise DefaultBackoffException(request, error, message, FailureType.transient_error)
+        return ErrorResolution(
+            ResponseAction.SPLIT_REQUEST_WINDOW, FailureType.transient_error, message
+        )
 
 
 @dataclass
@@ -420,6 +455,19 @@ def _connection_failed(
     )
 
 
+def _is_break(error: requests.RequestException) -> bool:
+    """Whether a connection broke or stayed silent, so that a smaller window may get through; not
+    whether none came about (name lookup, refusal, proxy, certificate)."""
+    cause = error.args[0] if error.args else None
+    return isinstance(error, requests.ReadTimeout) or isinstance(cause, ProtocolError)
+
+
+def _is_in_plain_words(text: str) -> bool:
+    """Whether a body is a sentence, as Amplitude's "Raw data files were not found.", and neither
+    empty nor HTML nor JSON, as of a gateway that knows nothing of Amplitude's data."""
+    return " " in text.strip() and set('<>{}[]"').isdisjoint(text)
+
+
 def _error_text(response: requests.Response) -> str:
     """What an error response says, on one line: ``message: details`` of Amplitude's envelope
     ``{"error": {"message", "metadata": {"details"}}}``, otherwise the body's text. Empty for a
@@ -453,7 +501,7 @@ def _spool_archive(response: requests.Response) -> IO[bytes]:
                     _LOGGER.info(
                         f"Export of {_window(response)}: {spooled.tell():,} bytes received so far."
                     )
-            _check_archive(spooled, is_to_be_unpacked=_is_one_hour(response))
+            _check_archive(spooled, is_to_be_unpacked=_is_one_hour(_window(response)))
         except BaseException:
             spooled.close()
             raise
@@ -531,13 +579,20 @@ def _lines(archive: zipfile.ZipFile, member: zipfile.ZipInfo, window: str) -> It
         raise RequestWindowSplitRequiredException("events", message) from error
 
 
-def _window(response: requests.Response) -> str:
-    query = parse_qs(urlsplit(response.request.url or "").query)
-    return f"{query['start'][0]} to {query['end'][0]}"
+def _request(
+    answer: requests.Response | requests.RequestException,
+) -> requests.PreparedRequest:
+    """The request that was made, not what a redirect made of it."""
+    return (getattr(answer, "history", None) or [answer])[0].request  # type: ignore[no-any-return]
 
 
-def _is_one_hour(response: requests.Response) -> bool:
-    start, _, end = _window(response).partition(" to ")
+def _window(answer: requests.Response | requests.RequestException) -> str:
+    query = dict(parse_qsl(urlsplit(_request(answer).url or "").query))
+    return f"{query.get('start', '?')} to {query.get('end', '?')}"
+
+
+def _is_one_hour(window: str) -> bool:
+    start, _, end = window.partition(" to ")
     return start == end
 
 

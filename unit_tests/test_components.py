@@ -4,7 +4,11 @@ import gzip
 import io
 import json
 import re
+import socket
+import struct
+import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,8 @@ from airbyte_cdk.sources.streams.http.request_window_split_exception import (
     RequestWindowSplitRequiredException,
 )
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
+from urllib3 import HTTPSConnectionPool
+from urllib3.exceptions import MaxRetryError
 
 from source_amplitude import components
 from source_amplitude.components import (
@@ -379,10 +385,152 @@ class TestExportErrorHandler:
             "HTTP 404)."
         )
 
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"<html><body>Not found here</body></html>",
+            b'{"error": {"message": "Not found here"}}',
+            b'"Not found here"',
+            b"null",
+            b" \n ",
+            b"",
+        ],
+    )
+    def test_given_a_404_that_is_not_in_plain_words_then_it_is_asked_for_again(
+        self, body: bytes
+    ) -> None:
+        with pytest.raises(DefaultBackoffException, match="nothing was skipped") as failure:
+            self.handler.interpret_response(response(body, 404))
+        assert failure.value.failure_type is FailureType.transient_error
+
     def test_given_a_refusal_then_it_is_left_to_the_next_handler(self) -> None:
-        resolution = self.handler.interpret_response(response(b"Invalid API Key", status=403))
+        resolution = self.handler.interpret_response(response(b"Invalid API Key", 403))
         assert resolution.response_action is ResponseAction.FAIL
         assert resolution.error_message is None
+
+    @pytest.mark.parametrize("status", [200, 403, 404])
+    def test_given_a_redirect_to_a_page_then_it_is_asked_for_again(self, status: int) -> None:
+        with pytest.raises(DefaultBackoffException) as failure:
+            self.handler.interpret_response(redirected(response(b"Please sign in", status)))
+        assert str(failure.value) == (
+            f"The answer to the export of 20240101T07 to 20240101T08 (HTTP {status}) is no intact "
+            "zip archive: File is not a zip file; it begins with b'Please sign in'. It came from "
+            "login.example, to which the export was redirected (HTTP 302): look for a proxy or a "
+            "sign-in page between this machine and Amplitude, then try again."
+        )
+        assert failure.value.failure_type is FailureType.transient_error
+        assert failure.value.response is None, "the CDK would log its body"
+
+    def test_given_a_redirect_to_an_archive_then_it_is_read(self) -> None:
+        answer = redirected(response(archive({MEMBER: b'{"a":1}\n'})))
+        resolution = self.handler.interpret_response(answer)
+        assert resolution.response_action is ResponseAction.SUCCESS
+        extractor = ExportArchiveExtractor(FIELDS, "server_upload_time")
+        assert list(extractor.extract_records(answer)) == [{"a": 1}]
+
+
+def redirected(answer: requests.Response) -> requests.Response:
+    answer.history = [response(b"", 302)]
+    answer.url = "https://login.example/?token=1"
+    answer.request = requests.Request("GET", answer.url).prepare()
+    return answer
+
+
+class TestBrokenConnections:
+    """Errors as `requests` raises them, of a server that does what the test says."""
+
+    @pytest.fixture(params=["hangs-up", "resets", "is-silent", "breaks-off"])
+    def server(self, request: pytest.FixtureRequest) -> Iterator[str]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            held = []
+
+            def serve() -> None:
+                while True:
+                    try:
+                        connection, _ = listener.accept()
+                    except OSError:
+                        return
+                    connection.recv(1024)
+                    if request.param == "resets":
+                        linger = struct.pack("ii", 1, 0)
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    if request.param == "breaks-off":
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nPK")
+                    if request.param == "is-silent":
+                        held.append(connection)
+                    else:
+                        connection.close()
+
+            threading.Thread(target=serve, daemon=True).start()
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"  # ignore-https-check
+            listener.shutdown(socket.SHUT_RDWR)
+        for connection in held:
+            connection.close()
+
+    @staticmethod
+    def ask(handler: ExportErrorHandler, request: requests.PreparedRequest) -> Any:
+        try:
+            answer: Any = requests.Session().send(request, stream=True, timeout=0.1)
+        except requests.RequestException as error:
+            answer = error
+        return handler.interpret_response(answer)
+
+    def test_given_a_long_window_then_it_is_halved_after_two_retries(self, server: str) -> None:
+        handler = ExportErrorHandler(parameters={}, config={})
+        for end in ("08", "09"):
+            query = f"?start=20240101T07&end=20240101T{end}"
+            request = requests.Request("GET", server + query).prepare()
+            for _ in range(2):
+                with pytest.raises(DefaultBackoffException):
+                    self.ask(handler, request)
+            resolution = self.ask(handler, request)
+            assert resolution.response_action is ResponseAction.SPLIT_REQUEST_WINDOW
+
+    def test_given_one_hour_then_it_is_asked_for_again_and_the_field_is_named(
+        self, server: str
+    ) -> None:
+        handler = ExportErrorHandler(parameters={}, config={})
+        query = "?start=20240101T07&end=20240101T07"
+        request = requests.Request("GET", server + query).prepare()
+        for _ in range(4):
+            with pytest.raises(DefaultBackoffException) as failure:
+                self.ask(handler, request)
+            assert failure.value.failure_type is FailureType.transient_error
+            assert re.fullmatch(
+                r"The connection to 127\.0\.0\.1 broke or stayed silent in the export of "
+                r"20240101T07 to 20240101T07 \(\w+: .+\)\. Try again later; if that does not "
+                r"help, lower Request Time Range, so that Amplitude has less to send at once\.",
+                str(failure.value),
+            )
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://127.0.0.1:9",  # ignore-https-check
+            "http://nowhere.invalid",  # ignore-https-check
+        ],
+        ids=["refused", "no-such-host"],
+    )
+    def test_given_a_connection_that_never_stood_then_it_is_never_halved(self, url: str) -> None:
+        handler = ExportErrorHandler(parameters={}, config={})
+        request = requests.Request("GET", f"{url}?start=20240101T07&end=20240101T08").prepare()
+        for _ in range(4):
+            resolution = self.ask(handler, request)
+            assert resolution.response_action is ResponseAction.RETRY
+            assert "firewall" in resolution.error_message
+
+    @pytest.mark.parametrize(
+        "error",
+        [requests.ConnectTimeout, requests.exceptions.ProxyError, requests.exceptions.SSLError],
+    )
+    def test_given_another_failure_to_connect_then_it_is_never_halved(
+        self, error: type[requests.RequestException]
+    ) -> None:
+        cause = MaxRetryError(HTTPSConnectionPool("amplitude.com"), "/")
+        failed = error(cause, request=response(b"").request)
+        handler = ExportErrorHandler(parameters={}, config={})
+        for _ in range(4):
+            assert handler.interpret_response(failed).response_action is ResponseAction.RETRY
 
 
 class TestAmplitudeErrorHandler:
