@@ -37,6 +37,9 @@ from airbyte_cdk.sources.declarative.interpolation import InterpolatedString
 from airbyte_cdk.sources.declarative.migrations.state_migration import StateMigration
 from airbyte_cdk.sources.declarative.models.declarative_component_schema import DeclarativeStream
 from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErrorHandler
+from airbyte_cdk.sources.declarative.requesters.error_handlers.backoff_strategy import (
+    BackoffStrategy,
+)
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
 from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
@@ -46,7 +49,8 @@ from airbyte_cdk.sources.streams.http.request_window_split_exception import (
 from airbyte_cdk.utils.airbyte_secrets_utils import add_to_secrets, filter_secrets
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from isodate import parse_duration  # type: ignore[import-untyped]
-from urllib3.exceptions import ProtocolError
+from urllib3.exceptions import InvalidHeader, ProtocolError
+from urllib3.util import Retry
 
 _CHUNK_BYTES = 256 * 1024
 _GIVE_WAY_BYTES = 128 * 1024
@@ -235,6 +239,41 @@ class ExportErrorHandler(DefaultErrorHandler):
         return ErrorResolution(
             ResponseAction.SPLIT_REQUEST_WINDOW, FailureType.transient_error, message
         )
+
+
+@dataclass
+class RetryAfterBackoffStrategy(BackoffStrategy):
+    """The header ``Retry-After`` in, seconds out, or None when it names no time to come.
+
+    The built-in ``WaitTimeFromHeader`` knows no dates (RFC 9110, 10.2.3), and would have the CDK
+    sleep for -5 or NaN seconds.
+
+    Raises ``AirbyteTracedException`` for a wait of ``max_seconds`` or more.
+    """
+
+    max_seconds: int
+
+    def backoff_time(
+        self,
+        response_or_exception: requests.Response | requests.RequestException | None,
+        attempt_count: int,
+    ) -> float | None:
+        if not isinstance(response_or_exception, requests.Response):
+            return None
+        header = response_or_exception.headers.get("Retry-After", "")
+        try:
+            seconds = Retry().parse_retry_after(header)
+        except (InvalidHeader, OverflowError, ValueError):
+            return None
+        if seconds >= self.max_seconds:
+            message = (
+                f"Amplitude answered HTTP {response_or_exception.status_code} and asks to wait for "
+                f"longer than a sync should (Retry-After: {header[:40]}). Run it again after that."
+            )
+            raise AirbyteTracedException(
+                message=message, internal_message=message, failure_type=FailureType.transient_error
+            )
+        return seconds or None
 
 
 @dataclass

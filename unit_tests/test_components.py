@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import freezegun
 import pytest
 import requests
 from airbyte_cdk.entrypoint import AirbyteEntrypoint
@@ -34,6 +35,7 @@ from source_amplitude.components import (
     DashboardSeriesExtractor,
     ExportArchiveExtractor,
     ExportErrorHandler,
+    RetryAfterBackoffStrategy,
 )
 from unit_tests.helpers import archive, json_lines
 
@@ -531,6 +533,62 @@ class TestBrokenConnections:
         handler = ExportErrorHandler(parameters={}, config={})
         for _ in range(4):
             assert handler.interpret_response(failed).response_action is ResponseAction.RETRY
+
+
+class TestRetryAfter:
+    strategy = RetryAfterBackoffStrategy(max_seconds=3600)
+
+    @pytest.mark.parametrize(
+        ("header", "seconds"),
+        [
+            ("1", 1),
+            ("3599", 3599),
+            (" 60 ", 60),
+            ("0", None),
+            ("-5", None),
+            ("nan", None),
+            ("inf", None),
+            ("1.5", None),
+            ("", None),
+            ("soon", None),
+            ("9" * 5000, None),
+            ("01 Jan 99999999999999 00:00:00 +9999999", None),
+            ("Mon, 01 Jan 2024 00:01:00 GMT", 60),
+            ("Monday, 01-Jan-24 00:01:00 GMT", 60),
+            ("Mon Jan  1 00:01:00 2024", 60),
+            ("Sun, 31 Dec 2023 23:59:00 GMT", None),
+            ("Mon, 01 Foo 2024 00:01:00 GMT", None),
+            (None, None),
+        ],
+    )
+    @freezegun.freeze_time("2024-01-01T00:00:00Z")
+    def test_given_a_header_then_the_wait_is_what_it_names_or_none(
+        self, header: str | None, seconds: float | None
+    ) -> None:
+        answer = response(b"", 503)
+        if header is not None:
+            answer.headers["Retry-After"] = header
+        assert self.strategy.backoff_time(answer, 1) == seconds
+
+    @pytest.mark.parametrize("header", ["3600", "Mon, 01 Jan 2024 01:00:00 GMT"])
+    @freezegun.freeze_time("2024-01-01T00:00:00Z")
+    def test_given_a_wait_too_long_then_the_stream_ends_and_says_so(self, header: str) -> None:
+        answer = response(b"", 503)
+        answer.headers["Retry-After"] = header
+        with pytest.raises(AirbyteTracedException) as failure:
+            self.strategy.backoff_time(answer, 1)
+        assert (
+            failure.value.message
+            == failure.value.internal_message
+            == (
+                "Amplitude answered HTTP 503 and asks to wait for longer than a sync should "
+                f"(Retry-After: {header}). Run it again after that."
+            )
+        )
+        assert failure.value.failure_type is FailureType.transient_error
+
+    def test_given_no_answer_then_there_is_no_wait(self) -> None:
+        assert self.strategy.backoff_time(requests.ReadTimeout(), 1) is None
 
 
 class TestAmplitudeErrorHandler:

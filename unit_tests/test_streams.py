@@ -616,10 +616,13 @@ class TestRefusals:
             FailureType.config_error,
         )
 
-    @pytest.mark.parametrize("status", [429, 500, 502, 503])
+    @pytest.mark.parametrize(
+        ("status", "retry_after"),
+        [(429, "1"), (500, "1"), (502, "-5"), (503, "nan"), (503, "Thu, 04 Jan 2024 00:29:59 GMT")],
+    )
     @pytest.mark.parametrize("stream", ["events", "cohorts"])
     def test_given_a_passing_failure_when_read_then_the_request_is_repeated(
-        self, stream: str, status: int
+        self, stream: str, status: int, retry_after: str
     ) -> None:
         url, params, success = {
             "events": (
@@ -633,10 +636,29 @@ class TestRefusals:
                 answer([{"id": "a"}], root_key="cohorts"),
             ),
         }[stream]
-        failure = HttpResponse("", status, {"Retry-After": "1"})
+        failure = HttpResponse("", status, {"Retry-After": retry_after})
         with HttpMocker() as http:
             http.get(HttpRequest(url, params), [failure, failure, success])
             output = read_stream(
                 stream, config(start_date="2024-01-03T20:00:00Z"), sync_mode=SyncMode.full_refresh
             )
         assert len(records(output)) == 1
+
+    @pytest.mark.parametrize("retry_after", ["3600", "Thu, 04 Jan 2024 00:30:00 GMT"])
+    def test_given_a_wait_of_an_hour_when_read_then_the_sync_ends_instead(
+        self, retry_after: str
+    ) -> None:
+        busy = HttpResponse("", 503, {"Retry-After": retry_after})
+        with HttpMocker() as http:
+            http.get(HttpRequest("https://amplitude.com/api/2/events/list"), busy)
+            output = read_stream(
+                "events_list",
+                config(),
+                sync_mode=SyncMode.full_refresh,
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        assert first_error(output) == (
+            "Amplitude answered HTTP 503 and asks to wait for longer than a sync should "
+            f"(Retry-After: {retry_after}). Run it again after that.",
+            FailureType.transient_error,
+        )
