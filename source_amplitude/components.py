@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from typing import IO, Any
-from urllib.parse import SplitResult, parse_qs, quote, quote_plus, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 from weakref import WeakKeyDictionary
 
 import orjson
@@ -39,6 +39,9 @@ from airbyte_cdk.sources.declarative.interpolation.macros import now_utc, str_to
 from airbyte_cdk.sources.declarative.migrations.state_migration import StateMigration
 from airbyte_cdk.sources.declarative.models.declarative_component_schema import DeclarativeStream
 from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErrorHandler
+from airbyte_cdk.sources.declarative.requesters.error_handlers.backoff_strategy import (
+    BackoffStrategy,
+)
 from airbyte_cdk.sources.declarative.transformations import RecordTransformation
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
@@ -49,6 +52,8 @@ from airbyte_cdk.sources.streams.http.request_window_split_exception import (
 from airbyte_cdk.utils.airbyte_secrets_utils import add_to_secrets, filter_secrets
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from isodate import parse_duration  # type: ignore[import-untyped]
+from urllib3.exceptions import InvalidHeader, ProtocolError
+from urllib3.util import Retry
 
 _CHUNK_BYTES = 256 * 1024
 _GIVE_WAY_BYTES = 128 * 1024
@@ -57,6 +62,8 @@ _REPORT_SECONDS = 30
 _BREAKS_BEFORE_SPLIT = 2
 # Amplitude is younger. What is older is a typing error that would cost hours of empty requests.
 _FIRST_DAY = datetime(2010, 1, 1, tzinfo=timezone.utc)
+# Some 980 levels can be printed, fewer the deeper the stack is that prints.
+_MAX_DEPTH = 500
 # zipfile and gzip raise more than their own errors for damaged or unusual archives.
 _UNZIP_ERRORS = (
     EOFError,
@@ -159,11 +166,12 @@ class ExportErrorHandler(DefaultErrorHandler):
     replaced by a temporary file that holds the archive, checked against its own directory and
     checksums. The CDK itself never retries a streamed body that breaks off, and would hold an
     unstreamed one (up to 4 GB) in memory. An hour that can't be split any more is unpacked as well
-    before it counts. 404, an empty window, is named in the log; other refusals are left to the
-    next handler.
+    before it counts. 404 in plain words, an empty window, is named in the log; other refusals are
+    left to the next handler.
 
-    Raises ``DefaultBackoffException``, which has the CDK ask again, for a body that breaks off or
-    is no intact archive; resolves to a split when a long window breaks off again and again.
+    Raises ``DefaultBackoffException``, which has the CDK ask again, for a connection that breaks
+    or stays silent, for a body that is no intact archive and for any other 404; resolves to a
+    split when connections for a long window break again and again.
     """
 
     # The ten minutes of the base class would be used up by the download of a large archive.
@@ -177,37 +185,105 @@ class ExportErrorHandler(DefaultErrorHandler):
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         if isinstance(response_or_exception, requests.RequestException):
+            if _is_break(response_or_exception):
+                return self._broken(response_or_exception, response_or_exception)
             return _connection_failed(response_or_exception, response_or_exception.request)
         if not isinstance(response_or_exception, requests.Response):
             return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
-        response = response_or_exception
-        if response.status_code == 404:
-            said = f"Export of {_window(response)}: no events ({_error_text(response)} HTTP 404)."
-            return ErrorResolution(ResponseAction.IGNORE, error_message=said)
-        if not response.ok:
-            return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
+        response, window = response_or_exception, _window(response_or_exception)
         failure_type = FailureType.transient_error
         try:
-            response.raw = _spool_archive(response)
-            return SUCCESS_RESOLUTION
+            if response.ok or response.history:
+                response.raw = _spool_archive(response)
+                return SUCCESS_RESOLUTION
+            if response.status_code != 404:
+                return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
+            if _is_in_plain_words(response.text):
+                said = f"Export of {window}: no events ({_error_text(response)} HTTP 404)."
+                return ErrorResolution(ResponseAction.IGNORE, error_message=said)
+            failure: Exception = ValueError("no answer")
+            message = (
+                f"The answer to the export of {window} (HTTP 404: {_error_text(response)}) does "
+                "not say in plain words, as Amplitude does, that there are no events. It may be a "
+                "gateway's or a proxy's, so nothing was skipped. Try again later; if it stays, "
+                "report it to Amplitude's support."
+            )
         except requests.RequestException as error:
-            failure: Exception = error
-            message = _connection_failed(error, response.request).error_message
-            self._breaks[response.request] = self._breaks.get(response.request, 0) + 1
-            if self._breaks[response.request] > _BREAKS_BEFORE_SPLIT and not _is_one_hour(response):
-                return ErrorResolution(ResponseAction.SPLIT_REQUEST_WINDOW, failure_type, message)
+            response.close()
+            return self._broken(error, response)
         except _DamagedMember as error:
-            failure, message = error, f"{error} in the export of {_window(response)}."
+            failure = error
+            message = f"{error} in the export of {window}."
             failure_type = FailureType.system_error
         except zipfile.BadZipFile as error:
             failure = error
             message = (
-                f"Amplitude answered HTTP 200 for {_window(response)} with a body that is no "
-                f"intact zip archive: {error}."
+                f"The answer to the export of {window} (HTTP {response.status_code}) is no intact "
+                f"zip archive: {error}."
             )
+            if response.history:  # only the host is named: the address may hold a token
+                message += (
+                    f" It came from {urlsplit(response.url).hostname}, to which the export was "
+                    f"redirected (HTTP {response.history[0].status_code}): look for a proxy or a "
+                    "sign-in page between this machine and Amplitude, then try again."
+                )
         response.close()
         # Raised, because the CDK logs the body of a response that is resolved to be retried.
-        raise DefaultBackoffException(response.request, failure, message or "", failure_type)
+        raise DefaultBackoffException(response.request, failure, message, failure_type)
+
+    def _broken(
+        self,
+        error: requests.RequestException,
+        answer: requests.Response | requests.RequestException,
+    ) -> ErrorResolution:
+        request, window = _request(answer), _window(answer)
+        message = (
+            f"The connection to {urlsplit(request.url or '').hostname} broke or stayed silent in "
+            f"the export of {window} ({type(error).__name__}: {filter_secrets(str(error))}). Try "
+            "again later; if that does not help, lower Hours per Export Request, so that Amplitude "
+            "has less to send at once."
+        )
+        breaks = self._breaks[request] = self._breaks.get(request, 0) + 1
+        if breaks <= _BREAKS_BEFORE_SPLIT or _is_one_hour(window):
+            raise DefaultBackoffException(request, error, message, FailureType.transient_error)
+        return ErrorResolution(
+            ResponseAction.SPLIT_REQUEST_WINDOW, FailureType.transient_error, message
+        )
+
+
+@dataclass
+class RetryAfterBackoffStrategy(BackoffStrategy):
+    """The header ``Retry-After`` in, seconds out, or None when it names no time to come.
+
+    The built-in ``WaitTimeFromHeader`` knows no dates (RFC 9110, 10.2.3), and would have the CDK
+    sleep for -5 or NaN seconds.
+
+    Raises ``AirbyteTracedException`` for a wait of ``max_seconds`` or more.
+    """
+
+    max_seconds: int
+
+    def backoff_time(
+        self,
+        response_or_exception: requests.Response | requests.RequestException | None,
+        attempt_count: int,
+    ) -> float | None:
+        if not isinstance(response_or_exception, requests.Response):
+            return None
+        header = response_or_exception.headers.get("Retry-After", "")
+        try:
+            seconds = Retry().parse_retry_after(header)
+        except (InvalidHeader, OverflowError, ValueError):
+            return None
+        if seconds >= self.max_seconds:
+            message = (
+                f"Amplitude answered HTTP {response_or_exception.status_code} and asks to wait for "
+                f"longer than a sync should (Retry-After: {header[:40]}). Run it again after that."
+            )
+            raise AirbyteTracedException(
+                message=message, internal_message=message, failure_type=FailureType.transient_error
+            )
+        return seconds or None
 
 
 @dataclass
@@ -243,10 +319,9 @@ class ExportArchiveExtractor(RecordExtractor):
             events = unreported_bytes = 0
             for files, member in enumerate(members):
                 for line_number, line in enumerate(_lines(archive, member, window), start=1):
-                    if line.isspace():
-                        continue
-                    yield self._event(line, line_number, member.filename, window, last_hour)
-                    events += 1
+                    if not line.isspace():
+                        yield self._event(line, line_number, member.filename, window, last_hour)
+                        events += 1
                     unreported_bytes += len(line)
                     if unreported_bytes < _GIVE_WAY_BYTES:
                         continue
@@ -507,6 +582,19 @@ def _connection_failed(
     )
 
 
+def _is_break(error: requests.RequestException) -> bool:
+    """Whether a connection broke or stayed silent, so that a smaller window may get through; not
+    whether none came about (name lookup, refusal, proxy, certificate)."""
+    cause = error.args[0] if error.args else None
+    return isinstance(error, requests.ReadTimeout) or isinstance(cause, ProtocolError)
+
+
+def _is_in_plain_words(text: str) -> bool:
+    """Whether a body is a sentence, as Amplitude's "Raw data files were not found.", and neither
+    empty nor HTML nor JSON, as of a gateway that knows nothing of Amplitude's data."""
+    return " " in text.strip() and set('<>{}[]"').isdisjoint(text)
+
+
 def _error_text(response: requests.Response) -> str:
     """What an error response says, on one line: ``message: details`` of Amplitude's envelope
     ``{"error": {"message", "metadata": {"details"}}}``, otherwise the body's text. Empty for a
@@ -540,7 +628,7 @@ def _spool_archive(response: requests.Response) -> IO[bytes]:
                     _LOGGER.info(
                         f"Export of {_window(response)}: {spooled.tell():,} bytes received so far."
                     )
-            _check_archive(spooled, is_to_be_unpacked=_is_one_hour(response))
+            _check_archive(spooled, is_to_be_unpacked=_is_one_hour(_window(response)))
         except BaseException:
             spooled.close()
             raise
@@ -565,7 +653,7 @@ def _check_archive(spooled: IO[bytes], is_to_be_unpacked: bool) -> None:
     try:
         with zipfile.ZipFile(spooled) as archive:
             # A damaged directory may hide a member from zipfile, which does not count them.
-            if len(archive.filelist) % 2**16 != _member_count(spooled):
+            if (len(archive.filelist) - _member_count(spooled)) % 2**16:
                 raise zipfile.BadZipFile("its directory is incomplete")
             # The checksum of a member is not looked at when its size was damaged to 0.
             if any(member.CRC and not member.file_size for member in archive.filelist):
@@ -586,14 +674,16 @@ def _check_archive(spooled: IO[bytes], is_to_be_unpacked: bool) -> None:
 
 
 def _member_count(spooled: IO[bytes]) -> int:
-    """The number of members that the archive itself says it has, modulo 2 ** 16.
+    """The number of members that the archive itself says it has; modulo 2 ** 16 if not zip64.
 
-    https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT (4.3.16)
+    https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT (4.3.14 to 4.3.16)
     """
     spooled.seek(0, io.SEEK_END)
-    spooled.seek(-min(spooled.tell(), 22 + 2**16), io.SEEK_END)
-    end = spooled.read()
-    return int(struct.unpack_from("<H", end, end.rindex(b"PK\5\6") + 10)[0])
+    spooled.seek(-min(spooled.tell(), 2**17), io.SEEK_END)
+    before, _, end = spooled.read().rpartition(b"PK\5\6")
+    if before[-20:].startswith(b"PK\6\7"):
+        return int(struct.unpack_from("<Q", before, before.rindex(b"PK\6\6") + 32)[0])
+    return int(struct.unpack_from("<H", end, 6)[0])
 
 
 @contextmanager
@@ -616,13 +706,24 @@ def _lines(archive: zipfile.ZipFile, member: zipfile.ZipInfo, window: str) -> It
         raise RequestWindowSplitRequiredException("events", message) from error
 
 
-def _window(response: requests.Response) -> str:
-    query = parse_qs(urlsplit(response.request.url or "").query)
-    return f"{query['start'][0]} to {query['end'][0]}"
+def _request(
+    answer: requests.Response | requests.RequestException,
+) -> requests.PreparedRequest:
+    """The request that was made, not what a redirect made of it."""
+    return (getattr(answer, "history", None) or [answer])[0].request  # type: ignore[no-any-return]
 
 
-def _is_one_hour(response: requests.Response) -> bool:
-    start, _, end = _window(response).partition(" to ")
+def _query(answer: requests.Response | requests.RequestException) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(_request(answer).url or "").query))
+
+
+def _window(answer: requests.Response | requests.RequestException) -> str:
+    query = _query(answer)
+    return f"{query.get('start', '?')} to {query.get('end', '?')}"
+
+
+def _is_one_hour(window: str) -> bool:
+    start, _, end = window.partition(" to ")
     return start == end
 
 
@@ -635,14 +736,36 @@ def _parse_event(line: bytes) -> dict[str, Any]:
     try:
         event = orjson.loads(line)
     except orjson.JSONDecodeError:
-        lenient = json.loads(
-            line.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_float=_finite
-        )
-        event = json.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
+        try:
+            lenient = json.loads(
+                line.decode("utf-8-sig", "replace"),
+                parse_constant=lambda _: None,
+                parse_float=_finite,
+            )
+            event = json.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
+        except RecursionError:
+            raise ValueError("too deep") from None
     # The CDK takes an empty record for the end of the sync.
     if not isinstance(event, dict) or not event:
         raise ValueError("no event")
+    # What can't be printed would end the whole process. To replace is thrice as fast as to count.
+    brackets = len(line) - len(line.replace(b"{", b"").replace(b"[", b""))
+    if brackets > _MAX_DEPTH and _depth(event) > _MAX_DEPTH:
+        raise ValueError("too deep")
     return event
+
+
+def _depth(value: Any) -> int:
+    """How deep objects and lists lie in each other, found level by level, without recursion."""
+    depth, level = 0, [value]
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, dict | list)
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+    ]:
+        depth += 1
+    return depth
 
 
 def _finite(number: str) -> float | None:
@@ -695,11 +818,10 @@ def _reading(response: requests.Response) -> Iterator[dict[str, Any]]:
             raise _UnreadableError("it is no object, or an empty one") from None
         yield answer
     except _UnreadableError as error:
-        url = _asked(response)
-        query = parse_qs(url.query)
-        window = f" for {query['start'][0]} to {query['end'][0]}" if "start" in query else ""
+        path = urlsplit(_request(response).url or "").path
+        window = f" for {_window(response)}" if "start" in _query(response) else ""
         message = (
-            f"Amplitude's answer to {url.path}{window} can't be read without guessing: "
+            f"Amplitude's answer to {path}{window} can't be read without guessing: "
             f"{filter_secrets(str(error))[:300]}. Nothing of it was stored. Try again later; if it "
             "stays like this, report it to Amplitude's support."
         )
@@ -710,14 +832,9 @@ class _UnreadableError(Exception):
     """What was found in an answer that must not be taken for records."""
 
 
-def _asked(response: requests.Response) -> SplitResult:
-    """The URL that was asked for, wherever the request was redirected to."""
-    return urlsplit((response.history or [response])[0].request.url or "")
-
-
 def _days_asked_for(response: requests.Response) -> list[str]:
-    query = parse_qs(_asked(response).query)
-    first, last = (datetime.strptime(query[name][0], "%Y%m%d") for name in ("start", "end"))
+    query = _query(response)
+    first, last = (datetime.strptime(query[name], "%Y%m%d") for name in ("start", "end"))
     return [f"{first + timedelta(days=n):%Y-%m-%d}" for n in range((last - first).days + 1)]
 
 

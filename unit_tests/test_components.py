@@ -4,13 +4,19 @@ import gzip
 import io
 import json
 import re
+import socket
+import struct
+import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import freezegun
 import pytest
 import requests
-from airbyte_cdk.models import FailureType
+from airbyte_cdk.entrypoint import AirbyteEntrypoint
+from airbyte_cdk.models import AirbyteMessage, AirbyteRecordMessage, FailureType, Type
 from airbyte_cdk.sources.declarative.parsers.custom_code_compiler import (
     register_components_module_from_string,
 )
@@ -20,6 +26,8 @@ from airbyte_cdk.sources.streams.http.request_window_split_exception import (
     RequestWindowSplitRequiredException,
 )
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
+from urllib3 import HTTPSConnectionPool
+from urllib3.exceptions import MaxRetryError
 
 from source_amplitude import components
 from source_amplitude.components import (
@@ -29,6 +37,7 @@ from source_amplitude.components import (
     ExportArchiveExtractor,
     ExportErrorHandler,
     ListExtractor,
+    RetryAfterBackoffStrategy,
 )
 from unit_tests.helpers import archive, days, json_lines
 
@@ -145,7 +154,20 @@ class TestExportArchive:
         assert extract_lines(line) == [{"event_time": expected, "city": exported}]
 
     @pytest.mark.parametrize(
-        "line", [b"Jane Doe, jane@doe.example", b"[1]", b'"text"', b'{"a":', b"{}"]
+        "line",
+        [
+            b"Jane Doe, jane@doe.example",
+            b"[1]",
+            b'"text"',
+            b'{"a":',
+            b"{}",
+            b'{"a":' + b"[" * 500 + b"1" + b"]" * 500 + b"}",
+            b'{"a":' * 501 + b"1" + b"}" * 501,
+            b'{"a":NaN,"b":' + b"[" * 700 + b"1" + b"]" * 700 + b"}",
+            b'{"a":' + b"[" * 1_000 + b"1" + b"]" * 1_000 + b"}",
+            b'{"a":' + b"[" * 100_000 + b"1" + b"]" * 100_000 + b"}",
+        ],
+        ids=lambda line: f"{line[:20].decode()} ({len(line)} bytes)",
     )
     def test_given_a_line_that_is_no_event_when_extracted_then_the_error_names_it_without_quoting(
         self, line: bytes
@@ -159,6 +181,14 @@ class TestExportArchive:
         )
         assert failure.value.failure_type == FailureType.system_error
         assert failure.value.__cause__ is None
+
+    def test_given_an_event_as_deep_as_can_be_when_extracted_then_it_can_be_printed(self) -> None:
+        [event] = extract_lines(b'{"a":' + b"[{}," * 499 + b"1" + b"]" * 499 + b"}")
+        message = AirbyteMessage(
+            type=Type.RECORD, record=AirbyteRecordMessage(stream="events", data=event, emitted_at=1)
+        )
+        printed = json.loads(AirbyteEntrypoint.airbyte_message_to_string(message))
+        assert json.dumps(printed["record"]["data"]) == json.dumps(event)
 
     def test_given_a_truncated_gzip_when_extracted_then_its_window_is_to_be_split(self) -> None:
         records = iter(self.start(damaged_archive()))
@@ -191,14 +221,32 @@ class TestExportArchive:
         members = {f"187520/{number}.json.gz": b'{"a":%d}\n' % number for number in range(10_000)}
         assert [event["a"] for event in extract(archive(members))] == list(range(10_000))
 
-    def test_given_zip64_when_extracted_then_it_is_read(self) -> None:
-        packed = io.BytesIO()
-        with (
-            zipfile.ZipFile(packed, "w") as zipped,
-            zipped.open(MEMBER, "w", force_zip64=True) as member,
-        ):
-            member.write(gzip.compress(b'{"a":1}\n'))
-        assert extract(packed.getvalue()) == [{"a": 1}]
+    @pytest.mark.parametrize("masks", [False, True], ids=["own-fields", "masked-fields"])
+    @pytest.mark.parametrize("names", [[], [MEMBER], [MEMBER, "187520/b.json.gz"]])
+    def test_given_zip64_records_when_extracted_then_they_count_the_members(
+        self, names: list[str], masks: bool
+    ) -> None:
+        body = zip64(dict.fromkeys(names, b'{"a":1}\n'), masks)
+        assert extract(body) == [{"a": 1}] * len(names)
+
+    def test_given_more_members_than_fit_without_zip64_when_extracted_then_all_are_read(
+        self,
+    ) -> None:
+        packed, line = io.BytesIO(), gzip.compress(b'{"a":1}\n')
+        with zipfile.ZipFile(packed, "w") as zipped:
+            for number in range(70_000):
+                zipped.writestr(str(number), line)
+        assert extract(packed.getvalue()) == [{"a": 1}] * 70_000
+
+    def test_given_only_blank_lines_for_long_when_extracted_then_the_log_says_so(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(components, "_REPORT_SECONDS", -1)
+        caplog.set_level("INFO", "airbyte")
+        assert extract_lines(b"\n" * 200_000 + b'{"a":1}\n') == [{"a": 1}]
+        assert (
+            "Export of 20240101T07 to 20240101T08: 0 events so far, of 0 of 1 files."
+        ) in caplog.messages
 
     def test_when_extracted_then_one_line_of_the_log_counts_files_events_and_bytes(
         self, caplog: pytest.LogCaptureFixture
@@ -222,6 +270,50 @@ def damaged_archive() -> bytes:
     return packed.getvalue()
 
 
+class _Sink(io.RawIOBase):
+    """Takes bytes as a network connection does: it can't seek."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.taken += bytes(data)
+        return len(data)
+
+
+def zip64(members: dict[str, bytes], masks: bool) -> bytes:
+    """An archive as of a writer that streams, and writes zip64 records whatever the size is.
+
+    The fields of the old record hold what the new ones do or, with `masks`, refer to them.
+    """
+    sink = _Sink()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        zipfile.ZipFile(sink, "w") as zipped,
+    ):
+        patch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", -1)
+        for name, content in members.items():
+            with zipped.open(name, "w", force_zip64=True) as member:
+                member.write(gzip.compress(content, mtime=0))
+        zipped.close()
+    end = sink.taken.rindex(b"PK\5\6") + 8
+    assert sink.taken[end - 28 : end - 24] == b"PK\6\7"
+    return sink.taken[:end] + b"\xff" * 12 + b"\0\0" if masks else sink.taken
+
+
+def hide_second_member(body: bytes) -> bytes:
+    """The same archive with a directory whose first entry has the second one for a comment."""
+    hidden = bytearray(body)
+    first = hidden.index(b"PK\1\2")
+    second = hidden.index(b"PK\1\2", first + 4)
+    length = hidden.index(b"PK", second + 4) - second
+    hidden[first + 32 : first + 34] = length.to_bytes(2, "little")
+    return bytes(hidden)
+
+
 class TestExportErrorHandler:
     handler = ExportErrorHandler(parameters={}, config={})
 
@@ -242,6 +334,21 @@ class TestExportErrorHandler:
         assert f"it begins with {begins}" in str(failure.value)
         assert failure.value.failure_type is FailureType.transient_error
         assert failure.value.response is None, "the CDK would log its body"
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            archive({MEMBER: b"{}\n", "b": b"{}\n"}),
+            zip64({MEMBER: b"{}\n", "b": b"{}\n"}, masks=False),
+            zip64({MEMBER: b"{}\n", "b": b"{}\n"}, masks=True),
+        ],
+        ids=["zip", "zip64", "zip64-masked"],
+    )
+    def test_given_a_directory_that_hides_a_member_then_it_is_asked_for_again(
+        self, body: bytes
+    ) -> None:
+        with pytest.raises(DefaultBackoffException, match="its directory is incomplete"):
+            self.handler.interpret_response(response(hide_second_member(body)))
 
     def test_given_a_member_whose_size_was_lost_then_it_is_asked_for_again(self) -> None:
         body = bytearray(archive({MEMBER: b"{}\n"}))
@@ -282,10 +389,208 @@ class TestExportErrorHandler:
             "HTTP 404)."
         )
 
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"<html><body>Not found here</body></html>",
+            b'{"error": {"message": "Not found here"}}',
+            b'"Not found here"',
+            b"null",
+            b" \n ",
+            b"",
+        ],
+    )
+    def test_given_a_404_that_is_not_in_plain_words_then_it_is_asked_for_again(
+        self, body: bytes
+    ) -> None:
+        with pytest.raises(DefaultBackoffException, match="nothing was skipped") as failure:
+            self.handler.interpret_response(response(body, 404))
+        assert failure.value.failure_type is FailureType.transient_error
+
     def test_given_a_refusal_then_it_is_left_to_the_next_handler(self) -> None:
-        resolution = self.handler.interpret_response(response(b"Invalid API Key", status=403))
+        resolution = self.handler.interpret_response(response(b"Invalid API Key", 403))
         assert resolution.response_action is ResponseAction.FAIL
         assert resolution.error_message is None
+
+    @pytest.mark.parametrize("status", [200, 403, 404])
+    def test_given_a_redirect_to_a_page_then_it_is_asked_for_again(self, status: int) -> None:
+        with pytest.raises(DefaultBackoffException) as failure:
+            self.handler.interpret_response(redirected(response(b"Please sign in", status)))
+        assert str(failure.value) == (
+            f"The answer to the export of 20240101T07 to 20240101T08 (HTTP {status}) is no intact "
+            "zip archive: File is not a zip file; it begins with b'Please sign in'. It came from "
+            "login.example, to which the export was redirected (HTTP 302): look for a proxy or a "
+            "sign-in page between this machine and Amplitude, then try again."
+        )
+        assert failure.value.failure_type is FailureType.transient_error
+        assert failure.value.response is None, "the CDK would log its body"
+
+    def test_given_a_redirect_to_an_archive_then_it_is_read(self) -> None:
+        answer = redirected(response(archive({MEMBER: b'{"a":1}\n'})))
+        resolution = self.handler.interpret_response(answer)
+        assert resolution.response_action is ResponseAction.SUCCESS
+        extractor = ExportArchiveExtractor(FIELDS, "server_upload_time")
+        assert list(extractor.extract_records(answer)) == [{"a": 1}]
+
+
+def redirected(answer: requests.Response) -> requests.Response:
+    answer.history = [response(b"", 302)]
+    answer.url = "https://login.example/?token=1"
+    answer.request = requests.Request("GET", answer.url).prepare()
+    return answer
+
+
+class TestBrokenConnections:
+    """Errors as `requests` raises them, of a server that does what the test says."""
+
+    @pytest.fixture(params=["hangs-up", "resets", "is-silent", "breaks-off"])
+    def server(self, request: pytest.FixtureRequest) -> Iterator[str]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            held = []
+
+            def serve() -> None:
+                while True:
+                    try:
+                        connection, _ = listener.accept()
+                    except OSError:
+                        return
+                    connection.recv(1024)
+                    if request.param == "resets":
+                        linger = struct.pack("ii", 1, 0)
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    if request.param == "breaks-off":
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nPK")
+                    if request.param == "is-silent":
+                        held.append(connection)
+                    else:
+                        connection.close()
+
+            threading.Thread(target=serve, daemon=True).start()
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"  # ignore-https-check
+            listener.shutdown(socket.SHUT_RDWR)
+        for connection in held:
+            connection.close()
+
+    @staticmethod
+    def ask(handler: ExportErrorHandler, request: requests.PreparedRequest) -> Any:
+        try:
+            answer: Any = requests.Session().send(request, stream=True, timeout=0.1)
+        except requests.RequestException as error:
+            answer = error
+        return handler.interpret_response(answer)
+
+    def test_given_a_long_window_then_it_is_halved_after_two_retries(self, server: str) -> None:
+        handler = ExportErrorHandler(parameters={}, config={})
+        for end in ("08", "09"):
+            query = f"?start=20240101T07&end=20240101T{end}"
+            request = requests.Request("GET", server + query).prepare()
+            for _ in range(2):
+                with pytest.raises(DefaultBackoffException):
+                    self.ask(handler, request)
+            resolution = self.ask(handler, request)
+            assert resolution.response_action is ResponseAction.SPLIT_REQUEST_WINDOW
+
+    def test_given_one_hour_then_it_is_asked_for_again_and_the_field_is_named(
+        self, server: str
+    ) -> None:
+        handler = ExportErrorHandler(parameters={}, config={})
+        query = "?start=20240101T07&end=20240101T07"
+        request = requests.Request("GET", server + query).prepare()
+        for _ in range(4):
+            with pytest.raises(DefaultBackoffException) as failure:
+                self.ask(handler, request)
+            assert failure.value.failure_type is FailureType.transient_error
+            assert re.fullmatch(
+                r"The connection to 127\.0\.0\.1 broke or stayed silent in the export of "
+                r"20240101T07 to 20240101T07 \(\w+: .+\)\. Try again later; if that does not "
+                r"help, lower Hours per Export Request, so that Amplitude has less to send at once\.",
+                str(failure.value),
+            )
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://127.0.0.1:9",  # ignore-https-check
+            "http://nowhere.invalid",  # ignore-https-check
+        ],
+        ids=["refused", "no-such-host"],
+    )
+    def test_given_a_connection_that_never_stood_then_it_is_never_halved(self, url: str) -> None:
+        handler = ExportErrorHandler(parameters={}, config={})
+        request = requests.Request("GET", f"{url}?start=20240101T07&end=20240101T08").prepare()
+        for _ in range(4):
+            resolution = self.ask(handler, request)
+            assert resolution.response_action is ResponseAction.RETRY
+            assert "firewall" in resolution.error_message
+
+    @pytest.mark.parametrize(
+        "error",
+        [requests.ConnectTimeout, requests.exceptions.ProxyError, requests.exceptions.SSLError],
+    )
+    def test_given_another_failure_to_connect_then_it_is_never_halved(
+        self, error: type[requests.RequestException]
+    ) -> None:
+        cause = MaxRetryError(HTTPSConnectionPool("amplitude.com"), "/")
+        failed = error(cause, request=response(b"").request)
+        handler = ExportErrorHandler(parameters={}, config={})
+        for _ in range(4):
+            assert handler.interpret_response(failed).response_action is ResponseAction.RETRY
+
+
+class TestRetryAfter:
+    strategy = RetryAfterBackoffStrategy(max_seconds=3600)
+
+    @pytest.mark.parametrize(
+        ("header", "seconds"),
+        [
+            ("1", 1),
+            ("3599", 3599),
+            (" 60 ", 60),
+            ("0", None),
+            ("-5", None),
+            ("nan", None),
+            ("inf", None),
+            ("1.5", None),
+            ("", None),
+            ("soon", None),
+            ("9" * 5000, None),
+            ("01 Jan 99999999999999 00:00:00 +9999999", None),
+            ("Mon, 01 Jan 2024 00:01:00 GMT", 60),
+            ("Monday, 01-Jan-24 00:01:00 GMT", 60),
+            ("Mon Jan  1 00:01:00 2024", 60),
+            ("Sun, 31 Dec 2023 23:59:00 GMT", None),
+            ("Mon, 01 Foo 2024 00:01:00 GMT", None),
+            (None, None),
+        ],
+    )
+    @freezegun.freeze_time("2024-01-01T00:00:00Z")
+    def test_given_a_header_then_the_wait_is_what_it_names_or_none(
+        self, header: str | None, seconds: float | None
+    ) -> None:
+        answer = response(b"", 503)
+        if header is not None:
+            answer.headers["Retry-After"] = header
+        assert self.strategy.backoff_time(answer, 1) == seconds
+
+    @pytest.mark.parametrize("header", ["3600", "Mon, 01 Jan 2024 01:00:00 GMT"])
+    @freezegun.freeze_time("2024-01-01T00:00:00Z")
+    def test_given_a_wait_too_long_then_the_stream_ends_and_says_so(self, header: str) -> None:
+        answer = response(b"", 503)
+        answer.headers["Retry-After"] = header
+        with pytest.raises(AirbyteTracedException) as failure:
+            self.strategy.backoff_time(answer, 1)
+        assert (
+            failure.value.message
+            == failure.value.internal_message
+            == (
+                "Amplitude answered HTTP 503 and asks to wait for longer than a sync should "
+                f"(Retry-After: {header}). Run it again after that."
+            )
+        )
+        assert failure.value.failure_type is FailureType.transient_error
+
+    def test_given_no_answer_then_there_is_no_wait(self) -> None:
+        assert self.strategy.backoff_time(requests.ReadTimeout(), 1) is None
 
 
 class TestAmplitudeErrorHandler:

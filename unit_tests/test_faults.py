@@ -18,8 +18,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import requests
+from airbyte_cdk.models import FailureType
+from airbyte_cdk.test.models.outcome import ExpectedOutcome
 
 from sandbox import Fault, Project, Sandbox
+from unit_tests.helpers import final_state, first_error, read_stream, records
 from unit_tests.installed import (
     PACKAGE,
     RUNNER_ENV,
@@ -160,7 +164,7 @@ class TestRecovered:
     ) -> None:
         sandbox.inject(Fault(EXPORT, body=unusual_archive()))
         for _ in range(2):  # the other windows
-            sandbox.inject(Fault(EXPORT, status=404))
+            sandbox.inject(Fault(EXPORT, status=404, body=b"Raw data files were not found."))
         run = connector.read("events")
         assert run.exit_code == 0, run.output[-2000:]
         assert sorted(event["uuid"] for event in run.records("events")) == sorted(
@@ -211,17 +215,6 @@ class TestSaid:
     @staticmethod
     def assert_before_the_gap(state: datetime) -> None:
         assert state == (FIRST_HOUR + 5 * HOUR).replace(tzinfo=None)
-
-    def test_given_a_connection_that_always_breaks_when_read_then_smaller_windows_are_tried(
-        self, sandbox: Sandbox, connector: Connector
-    ) -> None:
-        sandbox.inject(Fault(EXPORT, times=None, drop_after=2_000, when=covers_bad_hour))
-        error, state = self.fails(connector)
-        assert error["failure_type"] == "transient_error"
-        assert "The connection to amplitude.com failed" in error["message"]
-        self.assert_before_the_gap(state)
-        tried = {(r.params["start"], r.params["end"]) for r in sandbox.requests if r.path == EXPORT}
-        assert (f"{BAD_HOUR:%Y%m%dT%H}",) * 2 in tried
 
     def test_given_a_body_that_is_never_an_archive_when_read_then_its_first_bytes_are_quoted(
         self, sandbox: Sandbox, connector: Connector
@@ -307,6 +300,80 @@ class TestSaid:
             assert status["status"] == "FAILED"
             assert "The connection to amplitude.com failed" in status["message"]
             assert cause in status["message"]
+
+
+class TestInThisProcess:
+    """Faults that are asked for again and again, so that back-off would take most of a minute."""
+
+    @pytest.fixture(autouse=True)
+    def _to_sandbox(
+        self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, no_waiting: None
+    ) -> None:
+        for name, value in sandbox.env.items():
+            monkeypatch.setenv(name, value)
+
+    @staticmethod
+    def asked(sandbox: Sandbox) -> list[tuple[str, str]]:
+        """Start and end of each request that covers the bad hour."""
+        asked = [r.params for r in sandbox.requests if r.path == EXPORT]
+        return [(p["start"], p["end"]) for p in asked if covers_bad_hour(p)]
+
+    @staticmethod
+    def windows(*hours: tuple[int, int]) -> list[tuple[str, str]]:
+        """The same for windows counted from the one with the bad hour, which is its third."""
+        first = BAD_HOUR - 2 * HOUR
+        return [
+            (f"{first + a * HOUR:%Y%m%dT%H}", f"{first + b * HOUR:%Y%m%dT%H}") for a, b in hours
+        ]
+
+    def fails(self, sandbox: Sandbox) -> tuple[str, FailureType]:
+        settings = sandbox.config(request_time_range=6)
+        output = read_stream("events", settings, expected=ExpectedOutcome.EXPECT_EXCEPTION)
+        last = FIRST_HOUR + 5 * HOUR
+        assert final_state(output) == {"server_upload_time": f"{last:%Y%m%dT%H}"}
+        return first_error(output)
+
+    def test_given_a_connection_that_always_breaks_when_read_then_smaller_windows_are_tried(
+        self, sandbox: Sandbox
+    ) -> None:
+        sandbox.inject(Fault(EXPORT, times=None, drop_after=2_000, when=covers_bad_hour))
+        message, failure_type = self.fails(sandbox)
+        assert failure_type == FailureType.transient_error
+        assert (
+            f"The connection to amplitude.com broke or stayed silent in the export of "
+            f"{BAD_HOUR:%Y%m%dT%H} to {BAD_HOUR:%Y%m%dT%H} (Chunked"
+        ) in message
+        assert "lower Hours per Export Request" in message
+        assert self.asked(sandbox) == self.windows(
+            *[(0, 5)] * 3, *[(0, 2)] * 3, *[(1, 2)] * 3, *[(2, 2)] * 6
+        )
+
+    def test_given_a_silent_server_when_read_then_halves_are_tried_and_nothing_is_lost(
+        self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        send = requests.Session.send
+
+        def send_impatiently(*args: Any, **options: Any) -> requests.Response:
+            return send(*args, **{**options, "timeout": 0.5})
+
+        monkeypatch.setattr(requests.Session, "send", send_impatiently)
+        sandbox.inject(Fault(EXPORT, times=3, delay=60, when=covers_bad_hour))
+        output = read_stream("events", sandbox.config(request_time_range=6))
+        assert by("uuid", [dict(r) for r in records(output)]) == by("uuid", events_of(sandbox))
+        assert self.asked(sandbox) == self.windows(*[(0, 5)] * 3, (0, 2))
+
+    def test_given_a_redirect_to_another_page_when_read_then_its_host_is_named(
+        self, sandbox: Sandbox
+    ) -> None:
+        elsewhere = {"Location": "https://analytics.eu.amplitude.com/login?token=1"}
+        fault = Fault(EXPORT, times=None, status=302, headers=elsewhere, when=covers_bad_hour)
+        sandbox.inject(fault)
+        message, failure_type = self.fails(sandbox)
+        assert failure_type == FailureType.transient_error
+        assert "(HTTP 403) is no intact zip archive: " in message
+        assert "It came from analytics.eu.amplitude.com, to which the export was redir" in message
+        assert "token" not in message
+        assert self.asked(sandbox) == self.windows(*[(0, 5)] * 6)
 
 
 def other_authority(folder: Path) -> Path:

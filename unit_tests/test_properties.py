@@ -15,7 +15,8 @@ from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unit_tests.test_components import extract
+from unit_tests.helpers import json_lines
+from unit_tests.test_components import extract, zip64
 
 # `make fuzz` looks for longer.
 settings.register_profile("suite", max_examples=150, deadline=None)
@@ -90,18 +91,22 @@ SOUND = pack(
         "ends_with_newline": True,
     },
 )
-places = st.integers(0, len(SOUND) - 1)
+SOUND_ZIP64 = zip64({str(n): json_lines(member) for n, member in enumerate(SENT)}, masks=True)
+places = st.integers(0, min(len(SOUND), len(SOUND_ZIP64)) - 1)
+# Counted from the end as well, where the directory is.
+any_places = places | places.map(lambda place: -1 - place) | st.integers(-500, -1)
 
 
 @given(
-    st.lists(st.tuples(places, st.integers(0, 255)), max_size=3),
+    st.sampled_from([SOUND, SOUND_ZIP64]),
+    st.lists(st.tuples(any_places, st.integers(0, 255)), max_size=3),
     st.none() | places,
     st.binary(max_size=20),
 )
 def test_given_any_mutation_of_an_archive_when_extracted_then_events_are_right_or_it_fails(
-    flips: list[tuple[int, int]], cut: int | None, tail: bytes
+    sound: bytes, flips: list[tuple[int, int]], cut: int | None, tail: bytes
 ) -> None:
-    body = bytearray(SOUND)
+    body = bytearray(sound)
     for place, value in flips:
         body[place] = value
     mutated = bytes(body[:cut]) + tail

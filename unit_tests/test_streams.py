@@ -318,7 +318,7 @@ class TestEvents:
             outputs = [read_stream("events", settings) for settings in (earlier, later)]
         assert [output.errors for output in outputs] == [[], []]
 
-    @pytest.mark.parametrize("status", [400, 504])
+    @pytest.mark.parametrize("status", [400, 413, 504])
     def test_given_a_window_too_large_when_read_then_its_halves_are_read_and_the_state_is_the_same(
         self, status: int
     ) -> None:
@@ -347,6 +347,33 @@ class TestEvents:
         message, failure_type = first_error(output)
         assert "Amazon S3 destination" in message
         assert failure_type == FailureType.transient_error
+
+    @pytest.mark.parametrize("body", ["<html>Not found</html>", '{"error": "Not found"}', ""])
+    def test_given_a_404_that_is_not_amplitudes_when_read_then_nothing_is_skipped(
+        self, body: str
+    ) -> None:
+        foreign = HttpResponse(body, 404)
+        with HttpMocker() as http:
+            http.get(
+                export("20240102T00", "20240102T23"),
+                [foreign, exported(event("a", "2024-01-02 07:00:00.000000"))],
+            )
+            http.get(export("20240103T00", "20240103T20"), foreign)
+            output = read_stream(
+                "events",
+                config(start_date="2024-01-02T00:00:00Z", num_workers=1),
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        assert [record["uuid"] for record in records(output)] == ["a"]
+        assert final_state(output) == {"server_upload_time": "20240102T07"}
+        assert first_error(output) == (
+            "Exhausted available request attempts. Please see logs for more details. Exception: "
+            f"The answer to the export of 20240103T00 to 20240103T20 (HTTP 404: "
+            f"{body or 'an empty body'}) does not say in plain words, as Amplitude does, that "
+            "there are no events. It may be a gateway's or a proxy's, so nothing was skipped. Try "
+            "again later; if it stays, report it to Amplitude's support.",
+            FailureType.transient_error,
+        )
 
     def test_given_a_failed_window_when_read_then_the_state_stays_before_it(self) -> None:
         damaged = archive({"m#0.json.gz": b"no JSON\n"})
@@ -784,10 +811,13 @@ class TestRefusals:
             FailureType.config_error,
         )
 
-    @pytest.mark.parametrize("status", [429, 500, 502, 503])
+    @pytest.mark.parametrize(
+        ("status", "retry_after"),
+        [(429, "1"), (500, "1"), (502, "-5"), (503, "nan"), (503, "Thu, 04 Jan 2024 00:29:59 GMT")],
+    )
     @pytest.mark.parametrize("stream", ["events", "cohorts"])
     def test_given_a_passing_failure_when_read_then_the_request_is_repeated(
-        self, stream: str, status: int
+        self, stream: str, status: int, retry_after: str
     ) -> None:
         url, params, success = {
             "events": (
@@ -801,10 +831,29 @@ class TestRefusals:
                 answer([{"id": "a"}], root_key="cohorts"),
             ),
         }[stream]
-        failure = HttpResponse("", status, {"Retry-After": "1"})
+        failure = HttpResponse("", status, {"Retry-After": retry_after})
         with HttpMocker() as http:
             http.get(HttpRequest(url, params), [failure, failure, success])
             output = read_stream(
                 stream, config(start_date="2024-01-03T20:00:00Z"), sync_mode=SyncMode.full_refresh
             )
         assert len(records(output)) == 1
+
+    @pytest.mark.parametrize("retry_after", ["3600", "Thu, 04 Jan 2024 00:30:00 GMT"])
+    def test_given_a_wait_of_an_hour_when_read_then_the_sync_ends_instead(
+        self, retry_after: str
+    ) -> None:
+        busy = HttpResponse("", 503, {"Retry-After": retry_after})
+        with HttpMocker() as http:
+            http.get(HttpRequest("https://amplitude.com/api/2/events/list"), busy)
+            output = read_stream(
+                "events_list",
+                config(),
+                sync_mode=SyncMode.full_refresh,
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        assert first_error(output) == (
+            "Amplitude answered HTTP 503 and asks to wait for longer than a sync should "
+            f"(Retry-After: {retry_after}). Run it again after that.",
+            FailureType.transient_error,
+        )
