@@ -3,7 +3,11 @@
 import gzip
 import io
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -493,3 +497,24 @@ def test_given_a_port_in_use_when_starting_then_it_says_so() -> None:
         sandbox = Sandbox(project(), port=taken.getsockname()[1])
         with pytest.raises(OSError, match="in use"):
             sandbox.__enter__()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_given_a_sandbox_of_its_own_process_when_signalled_then_it_leaves_nothing_behind(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sandbox"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout
+    printed = [process.stdout.readline() for _ in range(10)]
+    assert "# EU Residency Server\n" in printed
+    assert len(os.listdir(tmp_path)) == 2
+    process.send_signal(number)
+    assert process.communicate(timeout=10)[0] == "\n"
+    assert process.returncode == 0
+    assert os.listdir(tmp_path) == []
