@@ -157,7 +157,7 @@ class TestRead:
             run = Connector(tmp_path, sandbox, start_date=start).read("active_users")
             assert len(run.records("active_users")) == 131
             assert {request.status for request in sandbox.requests} == {200}
-            assert max(request.cost for request in sandbox.requests) == 200
+            assert max(request.cost for request in sandbox.requests) == 195
 
     def test_when_read_then_no_temporary_file_is_left(
         self, sandbox: Sandbox, tmp_path: Path

@@ -347,13 +347,15 @@ def test_given_a_spent_budget_when_querying_then_429_has_the_captured_body(
     assert get(sandbox, "/api/2/events/list").status_code == 200
 
 
-def test_given_a_spent_budget_when_its_time_has_passed_then_queries_run_again() -> None:
-    with Sandbox(project(), cost_limits=[(2, 0.5)]) as sandbox:
+def test_given_a_spent_budget_when_its_time_and_a_skew_have_passed_then_queries_run_again() -> None:
+    with Sandbox(project(), cost_limits=[(2, 0.5)], cost_skew=0.5) as sandbox:
         statuses = [get(sandbox, "/api/2/events/list").status_code for _ in range(3)]
         time.sleep(0.5)
         statuses.append(get(sandbox, "/api/2/events/list").status_code)
+        time.sleep(0.5)
+        statuses.append(get(sandbox, "/api/2/events/list").status_code)
 
-    assert statuses == [200, 200, 429, 200]
+    assert statuses == [200, 200, 429, 429, 200]
 
 
 def test_given_five_requests_in_progress_when_a_sixth_arrives_then_it_gets_429(

@@ -386,21 +386,21 @@ class TestActiveUsers:
 
 
 class TestAverageSessionLength:
-    def test_given_a_long_history_when_read_then_windows_have_40_days(self) -> None:
+    def test_given_a_long_history_when_read_then_windows_have_49_days(self) -> None:
         settings = config(start_date="2023-11-01T00:00:00Z")
         with HttpMocker() as http:
             http.get(
-                HttpRequest(SESSIONS, {"start": "20231101", "end": "20231210"}, AUTHORIZATION),
+                HttpRequest(SESSIONS, {"start": "20231101", "end": "20231219"}, AUTHORIZATION),
                 answer({"xValues": ["2023-11-01"], "series": [[61.5]], "seriesMeta": [{}]}),
             )
             http.get(
-                HttpRequest(SESSIONS, {"start": "20231211", "end": "20240103"}, AUTHORIZATION),
-                answer({"xValues": ["2023-12-11", "2024-01-03"], "series": [[0, 59.25]]}),
+                HttpRequest(SESSIONS, {"start": "20231220", "end": "20240103"}, AUTHORIZATION),
+                answer({"xValues": ["2023-12-20", "2024-01-03"], "series": [[0, 59.25]]}),
             )
             output = read_stream("average_session_length", settings)
         assert sorted(records(output), key=lambda record: str(record["date"])) == [
             {"date": "2023-11-01", "length": 61.5},
-            {"date": "2023-12-11", "length": 0},
+            {"date": "2023-12-20", "length": 0},
             {"date": "2024-01-03", "length": 59.25},
         ]
         assert final_state(output) == {"date": "2024-01-03"}
