@@ -4,6 +4,7 @@ Without --config the project is a synthetic one, served by the sandbox on this m
 """
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -27,13 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when all went well, 1 when something is wrong, 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--config", type=Path, help="connector config (JSON) of a real project")
-    parser.add_argument("--db", type=Path, help="DuckDB file (.cache/<name of the config>.duckdb)")
-    parser.add_argument("--picture", type=Path, help="PNG file (.cache/<name of the config>.png)")
+    parser.add_argument(
+        "--db", type=Path, help="DuckDB file (one in .cache/ per config and project)"
+    )
+    parser.add_argument("--picture", type=Path, help="PNG file (beside it)")
     parser.add_argument("--streams", default="", help="comma-separated names (all)")
     options = parser.parse_args(arguments)
-    name = options.config.stem if options.config else "demo"
-    db: Path = options.db or _CACHE / f"{name}.duckdb"
-    picture: Path = options.picture or _CACHE / f"{name}.png"
     streams = [stream.strip() for stream in options.streams.split(",") if stream.strip()]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
@@ -42,8 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["NO_LIVE_PROGRESS"] = "1"
     try:
         import_pyairbyte()
+        config = _load(options.config) if options.config else {}
+        name = database_name(options.config, config) if options.config else "demo"
+        db: Path = options.db or _CACHE / f"{name}.duckdb"
+        picture: Path = options.picture or _CACHE / f"{name}.png"
         if options.config:
-            config = _load(options.config)
             print(f"Syncing the project of {options.config} into {db}")
             counts = sync(config, db, streams)
             print_counts(counts)
@@ -135,6 +138,19 @@ def _start_afresh(db: Path, is_ours: bool) -> None:
         raise SyncError(f"{db} exists, and the demo starts afresh: delete it or name another file.")
     for file in (db, db.with_name(f"{db.name}.wal")):
         file.unlink(missing_ok=True)
+
+
+def database_name(path: Path, config: Mapping[str, Any]) -> str:
+    """What a project's files are called: the path of its config, and a short form of its key.
+
+    Neither a config of the same name elsewhere, nor another project's in the same place, goes on
+    from where this one left off.
+    """
+    place = path.resolve()
+    here = Path.cwd()
+    place = place.relative_to(here if place.is_relative_to(here) else place.anchor)
+    key = hashlib.sha256(str(config.get("api_key")).strip().encode()).hexdigest()[:8]
+    return str(place.with_name(f"{place.stem}-{key}"))
 
 
 def _load(path: Path) -> dict[str, Any]:

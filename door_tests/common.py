@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox import Project, Sandbox
-from unit_tests.installed import PACKAGE, Connector, Run
+from unit_tests.installed import PACKAGE, Connector, Run, configured
 
 REPOSITORY = PACKAGE.parent
 MANIFEST, COMPONENTS = PACKAGE / "manifest.yaml", PACKAGE / "components.py"
@@ -69,22 +69,9 @@ def check_discover_and_read(door: Connector, *options: str) -> Delivery:
     assert door.run("check", *options).connection_status() == {"status": "SUCCEEDED"}
     [catalog] = [m for m in door.run("discover", *options).messages if m["type"] == "CATALOG"]
     assert [stream["name"] for stream in catalog["catalog"]["streams"]] == list(KEYS)
-    configured = door.folder / "configured.json"
-    configured.write_text(json.dumps(_configured(catalog["catalog"]["streams"])))
-    return delivery(door.run("read", "--catalog", str(configured), *options))
-
-
-def _configured(streams: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "streams": [
-            {
-                "stream": stream,
-                "sync_mode": stream["supported_sync_modes"][-1],
-                "destination_sync_mode": "append",
-            }
-            for stream in streams
-        ]
-    }
+    catalog_file = door.folder / "configured.json"
+    catalog_file.write_text(json.dumps(configured(catalog["catalog"]["streams"])))
+    return delivery(door.run("read", "--catalog", str(catalog_file), *options))
 
 
 def image_layout(folder: Path) -> Path:

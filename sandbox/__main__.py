@@ -1,7 +1,8 @@
-"""Runs the sandbox until Ctrl-C: `python -m sandbox [--port N]`."""
+"""Runs the sandbox until Ctrl-C or SIGTERM: `python -m sandbox [--port N]`."""
 
 import argparse
 import shlex
+import signal
 import threading
 
 from sandbox import Project, Sandbox
@@ -14,19 +15,23 @@ def main() -> None:
         "--port", type=int, default=0, help="proxy port; the EU region takes the next one"
     )
     port: int = parser.parse_args().port
-    with (
-        Sandbox(Project(), port=port) as standard,
-        Sandbox(Project(), eu=True, port=port and port + 1) as eu,
-    ):
-        for sandbox in (standard, eu):
-            print(f"# {sandbox.config()['data_region']}")
-            for name in ("HTTPS_PROXY", "REQUESTS_CA_BUNDLE"):
-                print(f"export {name}={shlex.quote(sandbox.env[name])}")
-            print(f"# api_key: {sandbox.api_key}\n# secret_key: {sandbox.secret_key}", flush=True)
-        try:
+    # As Ctrl-C: whoever ends it, the folder of its certificates goes with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with (
+            Sandbox(Project(), port=port) as standard,
+            Sandbox(Project(), eu=True, port=port and port + 1) as eu,
+        ):
+            for sandbox in (standard, eu):
+                print(f"# {sandbox.config()['data_region']}")
+                for name in ("HTTPS_PROXY", "REQUESTS_CA_BUNDLE"):
+                    print(f"export {name}={shlex.quote(sandbox.env[name])}")
+                print(
+                    f"# api_key: {sandbox.api_key}\n# secret_key: {sandbox.secret_key}", flush=True
+                )
             threading.Event().wait()
-        except KeyboardInterrupt:
-            print()
+    except KeyboardInterrupt:
+        print()
 
 
 if __name__ == "__main__":

@@ -85,6 +85,29 @@ class ReceivedRequest:
     has_credentials: bool = False
 
 
+class Spending:
+    """What has been spent of Amplitude's budget, counted as a server counts: by its own clock.
+
+    Args:
+        limits: (cost, seconds): the cost that may be spent in any such span of time.
+        skew: seconds by which those spans are longer.
+    """
+
+    def __init__(self, limits: Sequence[tuple[int, float]], skew: float) -> None:
+        self._limits = limits
+        self._skew = skew
+        self._spent: list[tuple[float, int]] = []
+
+    def book(self, cost: int, now: float) -> bool:
+        """Spend `cost` at the second `now`; False, and nothing is spent, if it is too much."""
+        for limit, seconds in self._limits:
+            since = now - seconds - self._skew
+            if cost + sum(c for at, c in self._spent if at > since) > limit:
+                return False
+        self._spent.append((now, cost))
+        return True
+
+
 class Sandbox:
     """A stand-in for Amplitude's API that serves one project; it runs while used in a `with`.
 
@@ -97,6 +120,7 @@ class Sandbox:
         project_timezone: IANA name of the time zone of dashboard dates.
         eu: serve the project from the EU host instead of the standard one.
         cost_limits: (cost, seconds): the cost that may be spent in any such span of time.
+        cost_skew: seconds by which those spans are longer: the clock of a server is its own.
         max_concurrency: requests that may be in progress at once, of all endpoints together.
         port: port of the proxy; 0 picks a free one.
 
@@ -114,6 +138,7 @@ class Sandbox:
         project_timezone: str = "UTC",
         eu: bool = False,
         cost_limits: Sequence[tuple[int, float]] = ((1_000, 300.0), (108_000, 3600.0)),
+        cost_skew: float = 1.0,
         max_concurrency: int = 5,
         port: int = 0,
     ) -> None:
@@ -123,7 +148,7 @@ class Sandbox:
         self.size_limit = size_limit
         self.project_timezone = project_timezone
         self.host = EU_HOST if eu else STANDARD_HOST
-        self.cost_limits = cost_limits
+        self.spending = Spending(cost_limits, cost_skew)
         self.max_concurrency = max_concurrency
         self.peak_concurrency = 0
         self.api_key, self.secret_key = (
@@ -133,7 +158,6 @@ class Sandbox:
         self._in_progress = 0
         self._requests: list[ReceivedRequest] = []
         self._faults: list[Fault] = []
-        self._spent: list[tuple[float, int]] = []
         self._lock = threading.Lock()
         self._proxy = HttpsProxy(self._serve, (STANDARD_HOST, EU_HOST), port)
         self._endpoints: dict[str, Callable[[Params], _Answer]] = {
@@ -272,19 +296,12 @@ class Sandbox:
             received.cost = _cost(received.path, received.params)
         except ValueError as error:
             return _error(400, str(error), "Invalid chart definition")
-        if not self._spend(received.cost):
+        with self._lock:
+            is_affordable = self.spending.book(received.cost, time.monotonic())
+        if not is_affordable:
             details = f"Too Many Requests: Exceeded rate limit with query of cost {received.cost}"
             return _error(429, details)
         return endpoint(received.params)
-
-    def _spend(self, cost: int) -> bool:
-        now = time.monotonic()
-        with self._lock:
-            for limit, seconds in self.cost_limits:
-                if cost + sum(c for at, c in self._spent if at > now - seconds) > limit:
-                    return False
-            self._spent.append((now, cost))
-        return True
 
     def _export(self, params: Params) -> "_Answer":
         try:

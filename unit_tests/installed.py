@@ -2,15 +2,20 @@
 
 import base64
 import json
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from airbyte_cdk.models import AirbyteMessage, AirbyteMessageSerializer, Type
+
 from sandbox import Sandbox
+from source_amplitude import SourceAmplitude
 
 PACKAGE = Path(__file__).parents[1] / "source_amplitude"
 BIN = Path(sys.executable).parent
@@ -62,6 +67,29 @@ class Run:
         return errors[0]  # type: ignore[no-any-return]
 
 
+@cache
+def discovered_streams() -> list[dict[str, Any]]:
+    """What ``discover`` prints, without a process for it; test_end_to_end.py compares the two."""
+    config = dict.fromkeys(("api_key", "secret_key", "start_date"), "2024-01-01T00:00:00Z")
+    catalog = SourceAmplitude(config=config).discover(logging.getLogger("airbyte"), config)
+    message = AirbyteMessage(type=Type.CATALOG, catalog=catalog)
+    return AirbyteMessageSerializer.dump(message)["catalog"]["streams"]  # type: ignore[no-any-return]
+
+
+def configured(streams: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """A catalog that reads each stream incrementally, where it can be."""
+    return {
+        "streams": [
+            {
+                "stream": stream,
+                "sync_mode": stream["supported_sync_modes"][-1],
+                "destination_sync_mode": "append",
+            }
+            for stream in streams
+        ]
+    }
+
+
 class Connector:
     """One installed command with one config, run in a folder of its own.
 
@@ -87,7 +115,10 @@ class Connector:
         output, _ = process.communicate(timeout=timeout)
         return self.finished(process, output)
 
-    def start(self, verb: str, *options: str) -> "subprocess.Popen[str]":
+    def start(
+        self, verb: str, *options: str, prepare: Callable[[], None] | None = None
+    ) -> "subprocess.Popen[str]":
+        """Start a command; `prepare` is called in its process before it."""
         config = self._write("config.json", self.config) if verb != "spec" else []
         return subprocess.Popen(
             [*self.command, verb, *config, *options],
@@ -97,6 +128,7 @@ class Connector:
             errors="replace",  # where a process was killed in the middle of a character
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            preexec_fn=prepare,
         )
 
     def finished(self, process: "subprocess.Popen[str]", output: str) -> Run:
@@ -109,29 +141,15 @@ class Connector:
         return self.run("check")
 
     def read_options(self, *streams: str, state: list[dict[str, Any]] | None = None) -> list[str]:
-        catalog = self.catalog(*streams)
+        named = [s for s in discovered_streams() if not streams or s["name"] in streams]
         return [
-            *self._write("catalog.json", catalog, "--catalog"),
+            *self._write("catalog.json", configured(named), "--catalog"),
             *(self._write("state.json", state, "--state") if state else []),
         ]
 
     def read(self, *streams: str, state: list[dict[str, Any]] | None = None) -> Run:
         """Sync the named streams (all, if none is named), incrementally where they can."""
         return self.run("read", *self.read_options(*streams, state=state))
-
-    def catalog(self, *streams: str) -> dict[str, Any]:
-        [found] = [m for m in self.run("discover").messages if m["type"] == "CATALOG"]
-        return {
-            "streams": [
-                {
-                    "stream": stream,
-                    "sync_mode": stream["supported_sync_modes"][-1],
-                    "destination_sync_mode": "append",
-                }
-                for stream in found["catalog"]["streams"]
-                if not streams or stream["name"] in streams
-            ]
-        }
 
     def _write(self, name: str, content: object, option: str = "--config") -> list[str]:
         path = self.folder / name

@@ -503,7 +503,8 @@ class TestBrokenConnections:
             assert re.fullmatch(
                 r"The connection to 127\.0\.0\.1 broke or stayed silent in the export of "
                 r"20240101T07 to 20240101T07 \(\w+: .+\)\. Try again later; if that does not "
-                r"help, lower Hours per Export Request, so that Amplitude has less to send at once\.",
+                r"help, lower Hours per Export Request, so that Amplitude has less to send at "
+                r"once\.",
                 str(failure.value),
             )
 

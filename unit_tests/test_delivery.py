@@ -52,7 +52,7 @@ class TestLateFiles:
     ) -> None:
         last = hour(now()) - 3 * HOUR
         project = SlowlyLoadedProject(
-            events_per_hour=3000,  # enough for several files an hour
+            events_per_hour=100,  # enough for several files an hour
             first_hour=last - 6 * HOUR,
             missing={last - 3 * HOUR, last - HOUR},
             partial={last - 5 * HOUR, last - 2 * HOUR, last},

@@ -1,6 +1,7 @@
 """The demo's syncs through PyAirbyte, from the sandbox into DuckDB."""
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from demo.__main__ import main, sync_and_compare, truth
+from demo.__main__ import database_name, main, sync_and_compare, truth
 from demo.sync import Count, SyncError, sync
 from sandbox import Fault, Project, Sandbox
 
@@ -152,17 +153,43 @@ def test_given_a_sync_that_misses_events_when_compared_then_it_fails_and_names_t
 
 
 def test_given_a_wrong_key_when_synced_then_one_line_says_so_in_the_connectors_words(
-    sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(sandbox.config(secret_key="0123456789abcdef" * 2)))
+    monkeypatch.chdir(tmp_path)
+    Path("secrets").mkdir()
+    config = sandbox.config(secret_key="0123456789abcdef" * 2)
+    Path("secrets", "config.json").write_text(json.dumps(config))
 
-    assert main(["--config", str(config), "--db", str(tmp_path / "real.duckdb")]) == 1
+    assert main(["--config", "secrets/config.json"]) == 1
 
     output = "".join(capfd.readouterr())
     assert "The API Key and the Secret Key were refused" in output.splitlines()[-1]
     assert "0123456789abcdef" not in output
+    assert sandbox.api_key not in output
     assert "Traceback" not in output
+    [db] = (tmp_path / ".cache").rglob("*.duckdb")
+    assert f"Syncing the project of secrets/config.json into {db.relative_to(tmp_path)}\n" in output
+    assert re.fullmatch(r".cache/secrets/config-[0-9a-f]{8}.duckdb", str(db.relative_to(tmp_path)))
+
+
+def test_given_configs_of_other_folders_or_projects_when_named_then_none_has_anothers_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, other = {"api_key": "1" * 32}, {"api_key": "2" * 32}
+    names = [
+        database_name(Path("a/config.json"), one),
+        database_name(Path("b/config.json"), one),
+        database_name(Path("a/config.json"), other),
+        database_name(Path("/elsewhere/config.json"), one),
+    ]
+
+    assert len(set(names)) == len(names)
+    assert database_name(tmp_path / "a" / "config.json", {"api_key": f"{'1' * 32}\n"}) == names[0]
+    assert not any(Path(name).is_absolute() for name in names)
 
 
 def test_given_a_database_of_someone_else_when_the_demo_is_to_use_it_then_it_is_left_alone(

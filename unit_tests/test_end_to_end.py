@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from sandbox import Fault, Project, Sandbox
-from unit_tests.installed import (
-    Connector,
-)
+from unit_tests.installed import Connector, discovered_streams
 
 HOUR = timedelta(hours=1)
 
@@ -165,7 +163,7 @@ class TestRead:
             run = Connector(tmp_path, sandbox, start_date=start).read("active_users")
             assert len(run.records("active_users")) == 131
             assert {request.status for request in sandbox.requests} == {200}
-            assert max(request.cost for request in sandbox.requests) == 200
+            assert max(request.cost for request in sandbox.requests) == 195
 
     def test_when_read_then_no_temporary_file_is_left(
         self, sandbox: Sandbox, tmp_path: Path
@@ -180,6 +178,15 @@ class TestRead:
         run = connector.run("read", "--debug", *connector.read_options("events", "cohorts"))
         assert "Authorization" in run.output
         assert run.exit_code == 0
+
+
+def test_when_discovered_then_the_streams_are_those_that_other_tests_read(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    run = Connector(tmp_path, sandbox).run("discover")
+    [found] = [m["catalog"]["streams"] for m in run.messages if m["type"] == "CATALOG"]
+    assert found == discovered_streams()
+    assert sandbox.requests == []
 
 
 class TestCheck:

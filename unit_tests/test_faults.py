@@ -250,19 +250,10 @@ class TestSaid:
     ) -> None:
         options = connector.read_options("events")
         limit = 20_000
-        process = subprocess.Popen(
-            [
-                *connector.command,
-                "read",
-                "--config",
-                str(connector.folder / "config.json"),
-                *options,
-            ],
-            env=connector.env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        process = connector.start(
+            "read",
+            *options,
+            prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         )
         run = connector.finished(process, process.communicate(timeout=60)[0])
         message = run.first_error()["message"]

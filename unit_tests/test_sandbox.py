@@ -3,7 +3,11 @@
 import gzip
 import io
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -343,13 +347,15 @@ def test_given_a_spent_budget_when_querying_then_429_has_the_captured_body(
     assert get(sandbox, "/api/2/events/list").status_code == 200
 
 
-def test_given_a_spent_budget_when_its_time_has_passed_then_queries_run_again() -> None:
-    with Sandbox(project(), cost_limits=[(2, 0.5)]) as sandbox:
+def test_given_a_spent_budget_when_its_time_and_a_skew_have_passed_then_queries_run_again() -> None:
+    with Sandbox(project(), cost_limits=[(2, 0.5)], cost_skew=0.5) as sandbox:
         statuses = [get(sandbox, "/api/2/events/list").status_code for _ in range(3)]
         time.sleep(0.5)
         statuses.append(get(sandbox, "/api/2/events/list").status_code)
+        time.sleep(0.5)
+        statuses.append(get(sandbox, "/api/2/events/list").status_code)
 
-    assert statuses == [200, 200, 429, 200]
+    assert statuses == [200, 200, 429, 429, 200]
 
 
 def test_given_five_requests_in_progress_when_a_sixth_arrives_then_it_gets_429(
@@ -493,3 +499,24 @@ def test_given_a_port_in_use_when_starting_then_it_says_so() -> None:
         sandbox = Sandbox(project(), port=taken.getsockname()[1])
         with pytest.raises(OSError, match="in use"):
             sandbox.__enter__()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_given_a_sandbox_of_its_own_process_when_signalled_then_it_leaves_nothing_behind(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sandbox"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout
+    printed = [process.stdout.readline() for _ in range(10)]
+    assert "# EU Residency Server\n" in printed
+    assert len(os.listdir(tmp_path)) == 2
+    process.send_signal(number)
+    assert process.communicate(timeout=10)[0] == "\n"
+    assert process.returncode == 0
+    assert os.listdir(tmp_path) == []

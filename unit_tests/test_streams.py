@@ -559,26 +559,26 @@ class TestActiveUsers:
 
 
 class TestAverageSessionLength:
-    def test_given_a_long_history_when_read_then_windows_have_40_days(self) -> None:
+    def test_given_a_long_history_when_read_then_windows_have_49_days(self) -> None:
         settings = config(start_date="2023-11-01T00:00:00Z")
         with HttpMocker() as http:
             http.get(
-                HttpRequest(SESSIONS, {"start": "20231101", "end": "20231210"}, AUTHORIZATION),
+                HttpRequest(SESSIONS, {"start": "20231101", "end": "20231219"}, AUTHORIZATION),
                 answer(
                     {
-                        "xValues": days("2023-11-01", "2023-12-10"),
-                        "series": [[61.5] * 40],
+                        "xValues": days("2023-11-01", "2023-12-19"),
+                        "series": [[61.5] * 49],
                         "seriesMeta": [{"segmentIndex": 0}],
                     }
                 ),
             )
             http.get(
-                HttpRequest(SESSIONS, {"start": "20231211", "end": "20240103"}, AUTHORIZATION),
-                answer({"xValues": days("2023-12-11", "2024-01-03"), "series": [[0] * 24]}),
+                HttpRequest(SESSIONS, {"start": "20231220", "end": "20240103"}, AUTHORIZATION),
+                answer({"xValues": days("2023-12-20", "2024-01-03"), "series": [[0] * 15]}),
             )
             output = read_stream("average_session_length", settings)
         assert sorted(records(output), key=lambda record: str(record["date"])) == [
-            {"date": day, "length": 61.5 if day < "2023-12-11" else 0}
+            {"date": day, "length": 61.5 if day < "2023-12-20" else 0}
             for day in days("2023-11-01", "2024-01-03")
         ]
         assert final_state(output) == {"date": "2024-01-03"}
