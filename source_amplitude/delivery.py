@@ -73,10 +73,11 @@ class Batch:
 
     def print(self) -> None:
         """Write the lines to standard output, after all that has been printed so far."""
-        PRINT_BUFFER.flush()
         out = sys.__stdout__.buffer  # type: ignore[union-attr]
-        out.write(self.lines)
-        out.flush()
+        with PRINT_BUFFER.lock:  # other threads print what they log
+            PRINT_BUFFER.flush()
+            out.write(self.lines)
+            out.flush()
         ROOM.free(len(self.lines))
 
 
