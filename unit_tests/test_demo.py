@@ -146,7 +146,7 @@ def test_given_a_synced_project_when_summed_by_sql_then_the_picture_shows_the_tr
 def test_given_a_sync_that_misses_events_when_compared_then_it_fails_and_names_the_table(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    sandbox.inject(Fault("/api/2/export", status=404))
+    sandbox.inject(Fault("/api/2/export", status=404, body=b"Raw data files were not found."))
 
     with pytest.raises(SyncError, match=r"do not hold what the sandbox does: events$"):
         sync_and_compare(sandbox, tmp_path / "demo.duckdb", ["events", "cohorts"])

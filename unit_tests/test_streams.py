@@ -584,24 +584,24 @@ class TestAverageSessionLength:
         assert final_state(output) == {"date": "2024-01-03"}
 
     @pytest.mark.parametrize(
-        ("start", "end", "days"),
+        ("start", "end", "last"),
         [
-            ("2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z", ("20240101", "20240101")),
-            ("2024-01-01", "2024-01-02T00:00:01Z", ("20240101", "20240102")),
-            ("2024-01-01T23:30:00Z", "2024-01-02T23:30:00Z", ("20240101", "20240102")),
+            ("2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z", "2024-01-01"),
+            ("2024-01-01", "2024-01-02T00:00:01Z", "2024-01-02"),
+            ("2024-01-01T23:30:00Z", "2024-01-02T23:30:00Z", "2024-01-02"),
         ],
     )
     def test_given_start_and_end_when_read_then_they_are_rounded_to_whole_days(
-        self, start: str, end: str, days: tuple[str, str]
+        self, start: str, end: str, last: str
     ) -> None:
-        first, last = days
+        asked = days("2024-01-01", last)
         with HttpMocker() as http:
             http.get(
-                HttpRequest(SESSIONS, {"start": first, "end": last}),
-                answer({"xValues": ["2024-01-01"], "series": [[60]]}),
+                HttpRequest(SESSIONS, {"start": "20240101", "end": last.replace("-", "")}),
+                answer({"xValues": asked, "series": [[60] * len(asked)]}),
             )
             output = read_stream("average_session_length", config(start_date=start, end_date=end))
-        assert final_state(output) == {"date": "2024-01-01"}
+        assert final_state(output) == {"date": last}
 
     @pytest.mark.parametrize("written", ["2024-01-02", "2024-01-02T00:00:00"])
     @pytest.mark.parametrize(("lookback", "first_day"), [(0, "2024-01-02"), (1, "2024-01-01")])
