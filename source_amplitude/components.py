@@ -280,9 +280,7 @@ class RetryAfterBackoffStrategy(BackoffStrategy):
                 f"Amplitude answered HTTP {response_or_exception.status_code} and asks to wait for "
                 f"longer than a sync should (Retry-After: {header[:40]}). Run it again after that."
             )
-            raise AirbyteTracedException(
-                message=message, internal_message=message, failure_type=FailureType.transient_error
-            )
+            raise failure(message, FailureType.transient_error)
         return seconds or None
 
 
@@ -347,11 +345,10 @@ class ExportArchiveExtractor(RecordExtractor):
         try:
             event = _parse_event(line)
         except ValueError:
-            raise AirbyteTracedException(
-                message=f"Amplitude sent something that is no event: line {number} of member "
-                f"{member} of the export of {window}. Nothing after it was read. Report the window "
-                "to Amplitude's support.",
-                failure_type=FailureType.system_error,
+            raise failure(
+                f"Amplitude sent something that is no event: line {number} of member {member} of "
+                f"the export of {window}. Nothing after it was read. Report the window to "
+                "Amplitude's support."
             ) from None  # the cause would quote the line, which is a customer's data
         for name in self.timestamp_fields:
             value = event.get(name)
@@ -635,12 +632,11 @@ def _spool_archive(response: requests.Response) -> IO[bytes]:
     except requests.RequestException:
         raise
     except OSError as error:
-        raise AirbyteTracedException(
-            message=f"An export archive could not be stored in {tempfile.gettempdir()}: "
-            f"{error.strerror}. Archives are held there while they are read. Make room, or point "
-            "the environment variable TMPDIR to a folder with more; fewer Hours per Export Request "
-            "make smaller archives.",
-            failure_type=FailureType.system_error,
+        raise failure(
+            f"An export archive could not be stored in {tempfile.gettempdir()}: {error.strerror}. "
+            "Archives are held there while they are read. Make room, or point the environment "
+            "variable TMPDIR to a folder with more; fewer Hours per Export Request make smaller "
+            "archives."
         ) from error
     return spooled
 

@@ -142,9 +142,9 @@ class BatchingSource(ConcurrentSource):
     def _handle_item(
         self, item: QueueItem, processor: ConcurrentReadProcessor
     ) -> Iterable[AirbyteMessage]:
+        yield from super()._handle_item(item, processor)
         if isinstance(item, Record) and (batch := item.data.get(_BATCH)):
             processor._record_counter[_STREAM] += batch.count - 1
-        return super()._handle_item(item, processor)
 
 
 def components_in_batches() -> ModuleType:
@@ -160,7 +160,7 @@ def _batch_of(record: AirbyteRecordMessage | None) -> Batch | None:
 
 def _is_usual(value: object) -> bool:
     """Whether it is a time of the form 2024-01-01T05:00:00.123456+00:00."""
-    if type(value) is not str or len(value) != 32 or not value.endswith("+00:00"):
+    if type(value) is not str or len(value) != 32 or value[10] != "T" or value[-6:] != "+00:00":
         return False
     try:
         return bool(datetime.fromisoformat(value))

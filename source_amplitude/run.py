@@ -151,7 +151,7 @@ def _messages(args: list[str]) -> Generator[str, None, None]:
         tempfile.gettempdir()
     except FileNotFoundError as error:
         message = f"There is no folder for temporary files: {error.strerror}. Point TMPDIR to one."
-        trace = AirbyteTracedException(message=message).as_airbyte_message()
+        trace = components.failure(message).as_airbyte_message()
         yield AirbyteEntrypoint.airbyte_message_to_string(trace)
         sys.exit(1)
     paths = {name: getattr(parsed, name, None) for name in ("catalog", "config", "state")}

@@ -1,0 +1,148 @@
+"""Events in batches: the same output as one by one, within a bound in bytes."""
+
+import io
+import json
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import freezegun
+import pytest
+import requests_mock
+from airbyte_cdk import entrypoint as entrypoint_module
+from airbyte_cdk.entrypoint import AirbyteEntrypoint
+from airbyte_cdk.models import SyncMode
+from airbyte_cdk.test.catalog_builder import CatalogBuilder
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from source_amplitude import SourceAmplitude, components
+from source_amplitude.delivery import (
+    BatchingEntrypoint,
+    BatchingSource,
+    Room,
+    components_in_batches,
+)
+from unit_tests.helpers import archive, config, json_lines
+from unit_tests.test_components import MEMBER
+from unit_tests.test_properties import events as any_events
+
+FIELDS = config(start_date="2024-01-03T00:00:00Z", request_time_range=10, num_workers=1)
+WINDOWS = [("20240103T00", "20240103T09"), ("20240103T10", "20240103T20")]
+EMPTY = None
+
+
+def read(
+    bodies: list[bytes | None], folder: Path, in_batches: bool, caplog: pytest.LogCaptureFixture
+) -> tuple[list[Any], list[str]]:
+    """What a sync prints, without its times, and what it logs, without durations."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    catalog = CatalogBuilder().with_stream("events", SyncMode.incremental).build()
+    (folder / "config.json").write_text(json.dumps(FIELDS))
+    (folder / "catalog.json").write_text(
+        '{"streams":[{"stream":{"name":"events","json_schema":{},"supported_sync_modes":'
+        '["incremental"]},"sync_mode":"incremental","destination_sync_mode":"append"}]}'
+    )
+    arguments = ["read", *("--config", str(folder / "config.json"))]
+    arguments += ["--catalog", str(folder / "catalog.json")]
+    caplog.clear()
+    entrypoint_module._HAS_LOGGED_FOR_SERIALIZATION_ERROR = False  # it does so once per process
+    with pytest.MonkeyPatch.context() as patch, requests_mock.Mocker() as http:
+        module = components_in_batches() if in_batches else components
+        patch.setitem(sys.modules, "source_declarative_manifest.components", module)
+        patch.setattr(sys, "__stdout__", out)
+        for (start, end), body in zip(WINDOWS, bodies, strict=True):
+            url = f"https://amplitude.com/api/2/export?start={start}&end={end}"
+            status = 404 if body is EMPTY else 200
+            http.get(url, content=body or b"Raw data files were not found.", status_code=status)
+        source = SourceAmplitude(catalog=catalog, config=FIELDS)
+        if in_batches:
+            source._concurrent_source.__class__ = BatchingSource
+        entrypoint = (BatchingEntrypoint if in_batches else AirbyteEntrypoint)(source)
+        try:
+            for message in entrypoint.run(AirbyteEntrypoint.parse_args(arguments)):
+                out.write(f"{message}\n")
+                out.flush()
+        except Exception as error:
+            out.write(json.dumps({"type": "END", "said": str(error)}) + "\n")
+            out.flush()
+    lines = out.buffer.getvalue().decode().split("\n")
+    printed = [json.loads(line) for line in lines if line]
+    # Several threads log, each at moments of its own.
+    logs = sorted(record.getMessage().partition(", read in")[0] for record in caplog.records)
+    return [without_times(m) for m in printed if m["type"] != "LOG"], logs
+
+
+def without_times(message: dict[str, Any]) -> dict[str, Any]:
+    for part in (message.get("record"), message.get("trace")):
+        if part:
+            del part["emitted_at"]
+            part.get("error", {}).pop("stack_trace", None)
+    return message
+
+
+upload_times = st.sampled_from(
+    [
+        "2024-01-03 05:00:00.123456",
+        "2024-01-03 07:59:59.999999",
+        "2024-01-03T06:00:00.123456Z",
+        "2024-01-03T06:00:00+00:00",
+        "2024-13-99 05:00:00.123456",
+        "20240103T08",
+        "2099-01-01 00:00:00.000000",
+        "",
+        "(none)",
+        5,
+        None,
+    ]
+)
+timed_events = st.tuples(any_events, st.none() | upload_times).map(
+    lambda pair: pair[0] if pair[1] is None else {**pair[0], "server_upload_time": pair[1]}
+)
+TAILS = [b"", b"no event\n", b'{"a":NaN,"b":123456789012345678901}\n', b'{"a":"\\ud800"}\n']
+
+
+@pytest.mark.usefixtures("no_waiting")
+@settings(
+    max_examples=25,
+    deadline=None,
+    phases=[Phase.generate],  # to shrink a failure takes minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.lists(st.lists(timed_events, max_size=12), min_size=1, max_size=2), st.data())
+def test_given_any_events_when_read_in_batches_then_output_states_and_counts_are_the_same(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    members: list[list[Mapping[str, Any]]],
+    data: st.DataObject,
+) -> None:
+    tails = [data.draw(st.sampled_from(TAILS)) for _ in members]
+    body = archive({f"{n}{MEMBER}": json_lines(m) + tails[n] for n, m in enumerate(members)})
+    bodies: list[bytes | None] = [body, data.draw(st.sampled_from([body, EMPTY]))]
+    with freezegun.freeze_time("2024-01-03T23:30:00Z"):
+        one_by_one = read(bodies, tmp_path, False, caplog)
+        in_batches = read(bodies, tmp_path, True, caplog)
+    assert in_batches == one_by_one
+
+
+class TestRoom:
+    def test_given_no_room_when_more_is_taken_then_it_waits_until_some_is_freed(self) -> None:
+        room = Room(10)
+        room.take(8)
+        waiting = threading.Thread(target=room.take, args=(5,), daemon=True)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        room.free(8)
+        waiting.join(5)
+        assert not waiting.is_alive()
+
+    def test_given_more_than_all_the_room_when_nothing_else_is_there_then_it_is_let_in(
+        self,
+    ) -> None:
+        room = Room(10)
+        room.take(1_000)
+        room.free(1_000)
+        room.take(10)
