@@ -47,6 +47,7 @@ class Room:
     def __init__(self, size: int) -> None:
         self._size = size
         self._taken = 0
+        self.freed = 0  # bytes, in all
         self._changed = threading.Condition()
 
     def take(self, size: int) -> None:
@@ -58,6 +59,7 @@ class Room:
     def free(self, size: int) -> None:
         with self._changed:
             self._taken -= size
+            self.freed += size
             self._changed.notify_all()
 
 

@@ -12,7 +12,7 @@ from ast import literal_eval
 from collections.abc import Generator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from airbyte_cdk.entrypoint import AirbyteEntrypoint
 from airbyte_cdk.logger import PRINT_BUFFER
@@ -31,7 +31,12 @@ from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from airbyte_cdk.utils.yaml_loader import safe_load_yaml
 
 from source_amplitude import components
-from source_amplitude.delivery import BatchingEntrypoint, BatchingSource, components_in_batches
+from source_amplitude.delivery import (
+    ROOM,
+    BatchingEntrypoint,
+    BatchingSource,
+    components_in_batches,
+)
 from source_amplitude.validation import refuse_invalid, without_blanks
 
 # The name under which the manifest refers to the custom components: see components.py.
@@ -75,9 +80,10 @@ class SourceAmplitude(ConcurrentDeclarativeSource):
         status = super().check(logger, config)
         if status.message:
             status.message = str(literal_eval(status.message))  # the CDK gives it in quotes
-            if "HTTP 429" in status.message:
+            if "API rate limit exceeded" in status.message:  # what the CDK makes of HTTP 429
                 logger.warning(
-                    f"The connection works. Something else is spending the budget: {status.message}"
+                    "The connection works. Something else is spending the rate limit of this "
+                    "project just now (HTTP 429)."
                 )
                 return AirbyteConnectionStatus(status=Status.SUCCEEDED)
         return status
@@ -122,17 +128,32 @@ def run(args: list[str] | None = None) -> None:
         number = signal.SIGPIPE if isinstance(ended, BrokenPipeError) else ended.args[0]
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-    except BaseException:
-        PRINT_BUFFER.__exit__(None, None, None)
+    except SystemExit:
+        PRINT_BUFFER.flush()
         raise
+    except BaseException:
+        # Not raised: at its exit, Python waits for readers, which may be waiting for room.
+        _exit_with_error()
+
+
+def _exit_with_error() -> NoReturn:
+    """Print what is left, the error included, and end at once."""
+    try:
+        PRINT_BUFFER.flush()
+        sys.excepthook(*sys.exc_info())
+        PRINT_BUFFER.flush()
+    except OSError as error:
+        message = f"Standard output can't be written: {error.strerror}.\n"
+        os.write(sys.__stderr__.fileno(), message.encode())  # type: ignore[union-attr]
+    os._exit(1)
 
 
 def _break_silence(printed: list[int]) -> None:
     """Say so when nothing is printed for a while: the CDK waits for the API budget in silence."""
     while True:
-        before = printed[0]
+        before = printed[0], ROOM.freed
         time.sleep(_SILENCE_SECONDS)
-        if printed[0] == before:
+        if (printed[0], ROOM.freed) == before:
             logging.getLogger("airbyte").info(
                 "Still at work: waiting for Amplitude, or for its rate limit."
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from airbyte_cdk.models import AirbyteMessage, AirbyteMessageSerializer, Type
 
@@ -90,6 +91,12 @@ def configured(streams: Iterable[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def forms_of(text: str) -> list[str]:
+    """How servers and logs write a text: as it is, in JSON, in Python and in a URL."""
+    escaped = [json.dumps(text, ensure_ascii=to_ascii)[1:-1] for to_ascii in (True, False)]
+    return [text, *escaped, repr(text)[1:-1], quote(text), quote(text, safe=""), quote_plus(text)]
+
+
 class Connector:
     """One installed command with one config, run in a folder of its own.
 
@@ -132,9 +139,10 @@ class Connector:
         )
 
     def finished(self, process: "subprocess.Popen[str]", output: str) -> Run:
-        keys = f"{self.config['api_key']}:{self.config['secret_key']}"
-        for secret in (*keys.split(":"), base64.b64encode(keys.encode()).decode()):
-            assert secret not in output, "a key was printed"
+        keys = [self.config["api_key"], self.config["secret_key"]]
+        for secret in (*keys, base64.b64encode(":".join(keys).encode()).decode()):
+            for form in forms_of(secret):
+                assert form not in output, "a key was printed"
         return Run(process.returncode, output)
 
     def check(self) -> Run:

@@ -3,8 +3,11 @@
 `Connector` checks each run for the keys: they are in nothing that any of them prints.
 """
 
+import base64
 import gzip
 import io
+import json
+import logging
 import os
 import re
 import resource
@@ -20,16 +23,19 @@ from typing import IO, Any
 import pytest
 import requests
 from airbyte_cdk.models import FailureType
+from airbyte_cdk.sources.declarative.concurrent_declarative_source import TestLimits
 from airbyte_cdk.test.models.outcome import ExpectedOutcome
 
 from sandbox import Fault, Project, Sandbox
-from unit_tests.helpers import final_state, first_error, read_stream, records
+from source_amplitude import SourceAmplitude, run
+from unit_tests.helpers import config, final_state, first_error, read_stream, records
 from unit_tests.installed import (
     PACKAGE,
     RUNNER_ENV,
     RUNNER_OPTIONS,
     SOURCE_DECLARATIVE_MANIFEST,
     Connector,
+    forms_of,
 )
 from unit_tests.test_end_to_end import HOUR, by, events_of, hour, now
 
@@ -419,7 +425,8 @@ class TestEnded:
         assert process.stdout
         output = self.until_first_record(process.stdout)
         assert list((connector.folder / "tmp").rglob("*.json")) == [], "the CDK's copy of the keys"
-        process.send_signal(number)
+        for _ in range(3):  # wrappers forward Ctrl-C, so that it comes twice
+            process.send_signal(number)
         output += process.stdout.read()
         assert process.wait(timeout=5) == -number
         lines = connector.finished(process, output).output.splitlines()
@@ -438,12 +445,94 @@ class TestEnded:
             assert process.wait(timeout=5) == -signal.SIGPIPE
             assert os.listdir(tmp_path / "tmp") == []
 
+    def test_given_an_end_when_another_signal_follows_then_it_changes_nothing(self) -> None:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.getsignal(number) for number in numbers]
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                run._end(signal.SIGINT, None)
+            assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN] * 2
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def test_given_an_output_that_is_full_when_read_then_it_stops_and_says_so(
+        self, tmp_path: Path
+    ) -> None:
+        with Sandbox(Project(events_per_hour=2_000, first_hour=FIRST_HOUR)) as sandbox:
+            connector = Connector(tmp_path, sandbox, request_time_range=1, num_workers=5)
+            arguments = ["read", "--config", str(tmp_path / "config.json")]
+            (tmp_path / "config.json").write_text(json.dumps(connector.config))
+            # No file may grow beyond half of what the events need.
+            limit = f'ulimit -f 5000; exec {connector.command[0]} "$@" > {tmp_path / "out"}'
+            done = subprocess.run(
+                ["bash", "-c", limit, "sh", *arguments, *connector.read_options("events")],
+                env=connector.env,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+        assert done.stderr == "Standard output can't be written: File too large.\n"
+        assert done.returncode == 1
+
     @staticmethod
     def until_first_record(lines: IO[str]) -> str:
         output = ""
         while '"RECORD"' not in output:
             output += lines.readline()
         return output
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_given_answers_that_echo_the_keys_when_read_then_no_form_of_them_is_printed(
+    tmp_path: Path, status: int
+) -> None:
+    with Sandbox(Project(events_per_hour=1, first_hour=FIRST_HOUR)) as sandbox:
+        sandbox.api_key, sandbox.secret_key = "quo\"te'd\\key /+ü", "ß&secret%20key"
+        keys = [sandbox.api_key, sandbox.secret_key]
+        header = base64.b64encode(":".join(keys).encode()).decode()
+        echo = " | ".join(form for text in (*keys, header) for form in forms_of(text))
+        sandbox.inject(Fault("/api/3/cohorts", times=None, status=status, body=echo.encode()))
+        connector = Connector(tmp_path, sandbox)
+        result = connector.run("read", "--debug", *connector.read_options("cohorts"))
+    assert "****" in result.output
+
+
+class TestCheck:
+    PATH = "/api/2/events/list"
+
+    def test_given_a_rate_limit_when_checked_then_the_keys_are_good_and_it_is_asked_once(
+        self, sandbox: Sandbox, connector: Connector
+    ) -> None:
+        sandbox.inject(Fault(self.PATH, times=None, status=429))
+        result = connector.check()
+        assert result.connection_status() == {"status": "SUCCEEDED"}
+        assert "The connection works. Something else is spending the rate limit" in result.output
+        assert len(sandbox.requests) == 1
+
+    def test_given_a_failure_when_checked_then_it_is_said_at_once_and_without_quotes(
+        self, sandbox: Sandbox, connector: Connector
+    ) -> None:
+        sandbox.inject(Fault(self.PATH, times=None, status=503, body=b"It's down"))
+        status = connector.check().connection_status()
+        assert status["status"] == "FAILED"
+        assert "Amplitude answered HTTP 503 (It's down)" in status["message"]
+        assert status["message"][0] not in "'\""
+        assert len(sandbox.requests) == 1
+
+    def test_when_checked_then_a_silent_server_is_waited_for_for_a_minute(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waited = []
+
+        def send(*_: Any, timeout: Any, **__: Any) -> requests.Response:
+            waited.append(timeout)
+            raise requests.ReadTimeout("silence")
+
+        monkeypatch.setattr(requests.Session, "send", send)
+        source = SourceAmplitude(config=config(), limits=TestLimits())
+        source.check(logging.getLogger("airbyte"), config())
+        assert waited == [(30, 60)]
 
 
 def test_given_nothing_to_print_for_long_when_read_then_a_line_says_so(

@@ -405,6 +405,20 @@ class TestEvents:
             output = read_stream("events", settings)
         assert output.errors == []
 
+    @pytest.mark.parametrize(
+        "key", ["12345678901e23456789012345678901", "1e10", "0x10", "'quoted'", "True", "{{ 1 }}"]
+    )
+    def test_given_a_key_that_looks_like_something_else_when_read_then_it_is_sent_as_it_is(
+        self, key: str
+    ) -> None:
+        settings = config(start_date="2024-01-03T20:00:00Z", api_key=key, secret_key=key)
+        basic = base64.b64encode(f"{key}:{key}".encode()).decode()
+        query = {"start": "20240103T20", "end": "20240103T20"}
+        with HttpMocker() as http:
+            http.get(HttpRequest(EXPORT, query, {"Authorization": f"Basic {basic}"}), NO_DATA)
+            output = read_stream("events", settings)
+        assert output.errors == []
+
     def test_given_the_eu_region_when_read_then_the_eu_host_is_asked(self) -> None:
         settings = config(start_date="2024-01-03T20:00:00Z", data_region="EU Residency Server")
         with HttpMocker() as http:
