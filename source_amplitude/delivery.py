@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from types import ModuleType
@@ -35,6 +36,18 @@ _BYTES_IN_FLIGHT = 16 * 1024 * 1024
 # No field of an event: the one record that passes through the CDK has its batch there.
 _BATCH = "\0batch"
 _STREAM = "events"
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Keep what other threads log out of what is being printed.
+
+    For good, if that ends half-way (a signal, a pipe that is closed): the process ends, and a line
+    that was cut off has to stay the last.
+    """
+    PRINT_BUFFER.lock.acquire()
+    yield
+    PRINT_BUFFER.lock.release()
 
 
 class Room:
@@ -76,7 +89,7 @@ class Batch:
     def print(self) -> None:
         """Write the lines to standard output, after all that has been printed so far."""
         out = sys.__stdout__.buffer  # type: ignore[union-attr]
-        with PRINT_BUFFER.lock:  # other threads print what they log
+        with printing():
             PRINT_BUFFER.flush()
             out.write(self.lines)
             out.flush()

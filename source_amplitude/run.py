@@ -36,6 +36,7 @@ from source_amplitude.delivery import (
     BatchingEntrypoint,
     BatchingSource,
     components_in_batches,
+    printing,
 )
 from source_amplitude.validation import refuse_invalid, without_blanks
 
@@ -110,13 +111,14 @@ def run(args: list[str] | None = None) -> None:
             if not message.startswith('{"type":"RECORD"'):
                 # The CDK masks logs, but not all that it says of an error.
                 message = filter_secrets(message)
-            print(f"{message}\n", end="")
-            printed[0] += 1
             # The buffer itself goes by time alone, and holds four bytes for a character.
             unflushed += len(message)
-            if unflushed > _FLUSH_CHARACTERS:
-                PRINT_BUFFER.flush()
-                unflushed = 0
+            with printing():
+                print(f"{message}\n", end="")
+                if unflushed > _FLUSH_CHARACTERS:
+                    PRINT_BUFFER.flush()
+                    unflushed = 0
+            printed[0] += 1
         PRINT_BUFFER.__exit__(None, None, None)
     except (KeyboardInterrupt, BrokenPipeError) as ended:
         # Not a byte more: a line that was cut off here has to stay the last, or a state that

@@ -139,7 +139,7 @@ class Connector:
         )
 
     def finished(self, process: "subprocess.Popen[str]", output: str) -> Run:
-        keys = [self.config["api_key"], self.config["secret_key"]]
+        keys = [str(self.config[name]) for name in ("api_key", "secret_key")]
         for secret in (*keys, base64.b64encode(":".join(keys).encode()).decode()):
             for form in forms_of(secret):
                 assert form not in output, "a key was printed"

@@ -149,12 +149,12 @@ class TestDeath:
             states: dict[str, Any] = {}
             options = connector.read_options("events")
             deaths = 0
-            for _ in range(25):
+            for _ in range(40):
                 process = connector.start("read", *options)
                 assert process.stdout
                 output, lines = "", 0
                 # Enough of each to get on: a state comes after a window of some 200 events.
-                patience = chance.randint(100, 900)
+                patience = chance.randint(250, 1_000)
                 for line in process.stdout:
                     output += line
                     lines += '"RECORD"' in line
@@ -171,7 +171,7 @@ class TestDeath:
                 if code == 0:
                     break
                 deaths += 1
-            assert code == 0, "25 syncs were not enough"
+            assert code == 0, "40 syncs were not enough"
             assert deaths >= 2
             assert by("uuid", list(delivered.values())) == truth(sandbox)
 
