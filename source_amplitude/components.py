@@ -737,6 +737,7 @@ def _parse_event(line: bytes) -> dict[str, Any]:
                 line.decode("utf-8-sig", "replace"),
                 parse_constant=lambda _: None,
                 parse_float=_finite,
+                parse_int=_whole,
             )
             event = json.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
         except RecursionError:
@@ -767,6 +768,10 @@ def _depth(value: Any) -> int:
 def _finite(number: str) -> float | None:
     value = float(number)
     return value if math.isfinite(value) else None
+
+
+def _whole(number: str) -> int | float | None:
+    return int(number) if -(2.0**63) <= float(number) < 2.0**64 else _finite(number)
 
 
 def _rfc3339(value: Any) -> Any:
