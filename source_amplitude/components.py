@@ -771,7 +771,9 @@ def _finite(number: str) -> float | None:
 
 
 def _whole(number: str) -> int | float | None:
-    return int(number) if -(2.0**63) <= float(number) < 2.0**64 else _finite(number)
+    # Python refuses to read integers of thousands of digits.
+    is_64_bits = len(number) <= 20 and -(2**63) <= int(number) < 2**64
+    return int(number) if is_64_bits else _finite(number)
 
 
 def _rfc3339(value: Any) -> Any:
