@@ -70,6 +70,7 @@ def test_when_built_then_the_wheel_holds_the_connector_and_nothing_else(wheel: P
             *(f"source_amplitude/schemas/{stream}.json" for stream in KEYS),
             "source_amplitude/__init__.py",
             "source_amplitude/components.py",
+            "source_amplitude/delivery.py",
             "source_amplitude/manifest.yaml",
             "source_amplitude/run.py",
             "source_amplitude/validation.py",
