@@ -35,6 +35,7 @@ class Run:
 
     Args:
         seconds: from start to exit.
+        cpu_seconds: of user and system, on all cores.
         records: RECORD messages printed.
         peak_resident: the kernel's high-water mark of the process (VmHWM), in bytes.
         samples: one look every tenth of a second.
@@ -43,6 +44,7 @@ class Run:
     """
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     records: int = 0
     peak_resident: int = 0
     samples: list[Sample] = field(default_factory=list)
@@ -59,10 +61,12 @@ def measure(
     command: Sequence[str],
     env: Mapping[str, str],
     stop_when: Callable[[Sample], bool] = lambda _: False,
+    pause: float = 0.0,
 ) -> Run:
     """Run `command` to its end, or until `stop_when` holds and it is killed (SIGKILL).
 
-    Its output goes through a pipe that is drained and counted; TMPDIR is an empty folder.
+    Its output goes through a pipe that is drained and counted, but for a pause of `pause` seconds
+    after the first record; TMPDIR is an empty folder.
 
     Raises:
         MeasureError: it failed; the message has the end of what it said.
@@ -79,7 +83,7 @@ def measure(
         )
         assert process.stdout
         tail: list[bytes] = []
-        drain = threading.Thread(target=_drain, args=(process.stdout.fileno(), run, tail))
+        drain = threading.Thread(target=_drain, args=(process.stdout.fileno(), run, tail, pause))
         ended = threading.Event()
 
         def watch() -> None:
@@ -93,7 +97,9 @@ def measure(
         drain.start()
         watcher.start()
         try:
-            process.wait()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            run.cpu_seconds = usage.ru_utime + usage.ru_stime
         except BaseException:
             process.kill()
             process.wait()
@@ -112,7 +118,7 @@ def measure(
     return run
 
 
-def _drain(pipe: int, run: Run, tail: list[bytes]) -> None:
+def _drain(pipe: int, run: Run, tail: list[bytes], pause: float) -> None:
     """Count what is printed and keep the end of it in `tail`."""
     fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     rest = b""
@@ -122,6 +128,9 @@ def _drain(pipe: int, run: Run, tail: list[bytes]) -> None:
         # Shorter than what is counted, so that nothing counts twice.
         rest = chunk[1 - len(_RECORD) :]
         tail[:] = [chunk]
+        if run.records:
+            time.sleep(pause)
+            pause = 0.0
 
 
 def _files(folder: str) -> list[str]:

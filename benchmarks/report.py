@@ -69,11 +69,13 @@ class Report:
     Args:
         rates: events per second by window (hours), program and round.
         memory: one run by archive (its size in words) and program.
+        paused: one run of ours by size of the events, with an output that pauses.
     """
 
     figures: list[Figure] = field(default_factory=list)
     rates: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     memory: dict[str, dict[str, Run]] = field(default_factory=dict)
+    paused: dict[str, Run] = field(default_factory=dict)
     paragraphs: list[str] = field(default_factory=list)
 
     def at_least(self, name: str, archives: str, target: float, values: Sequence[float]) -> None:
@@ -107,13 +109,16 @@ class Report:
         return _markdown(rows)
 
     def write(self, folder: Path) -> None:
-        """Write README.md and the two pictures to `folder`."""
+        """Write README.md and the pictures to `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         parts = ["# The benchmark's last run", _machine(), self.table()]
         if self.rates:
             _draw_rates(self.rates, folder / "events-per-second.png")
             parts += ["## Events per second", self._rate_table()]
             parts += ["![Events per second](events-per-second.png)"]
+        if self.paused:
+            _draw_pauses(self.paused, folder / "pause.png")
+            parts += ["## Memory while the output pauses", "![Memory in a pause](pause.png)"]
         if self.memory:
             _draw_memory(self.memory, folder / "memory.png")
             parts += ["## Resident memory", self._memory_table()]
@@ -209,6 +214,28 @@ def _draw_rates(rates: dict[int, dict[str, list[float]]], file: Path) -> None:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         _clean(axes, "x")
+    _save(figure, file)
+
+
+def _draw_pauses(paused: dict[str, Run], file: Path) -> None:
+    """A line by size of the events, all in shades of one colour."""
+    figure, axes = plt.subplots(figsize=(9, 3.6), dpi=150, layout="constrained")
+    for shade, (size, run) in enumerate(paused.items(), start=1):
+        x = [sample.seconds for sample in run.samples]
+        y = [sample.resident / _MIB for sample in run.samples]
+        alpha = 0.25 + 0.75 * shade / len(paused)
+        axes.plot(x, y, color=_OURS, alpha=alpha, linewidth=2, label=f"events of {size}")
+    axes.set_title(
+        "Resident memory, MiB, of a read whose output pauses after the first record",
+        loc="left",
+        fontweight="bold",
+        fontsize=11,
+    )
+    axes.set_xlabel("seconds", loc="left", color="0.35")
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 250)
+    axes.legend(frameon=False, ncols=4, loc="upper left")
+    _clean(axes, "y")
     _save(figure, file)
 
 

@@ -32,6 +32,8 @@ def test_given_next_to_nothing_when_the_benchmark_runs_then_every_scenario_repor
         "speed / floor",
         "two processes",
         "peak resident memory",
+        "with an output that pauses",
+        "CPU seconds per million events",
         "the read completes",
         "temporary space",
         "time per event",
@@ -40,5 +42,5 @@ def test_given_next_to_nothing_when_the_benchmark_runs_then_every_scenario_repor
         "Where the time goes",
     ):
         assert figure in report
-    for picture in ("events-per-second.png", "memory.png"):
+    for picture in ("events-per-second.png", "pause.png", "memory.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
