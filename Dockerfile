@@ -5,7 +5,7 @@ FROM ${BASE_IMAGE}
 WORKDIR /airbyte/integration_code
 COPY pyproject.toml README.md ./
 COPY source_amplitude ./source_amplitude
-RUN pip install --no-cache-dir .
+RUN pip install --no-cache-dir '.[fast]'
 
 USER airbyte
 ENV AIRBYTE_ENTRYPOINT="source-amplitude"

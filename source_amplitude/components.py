@@ -19,12 +19,13 @@ import time
 import zipfile
 import zlib
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
-from typing import IO, Any
+from lzma import LZMAError
+from typing import IO, Any, ClassVar
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 from weakref import WeakKeyDictionary
 
@@ -67,6 +68,7 @@ _MAX_DEPTH = 500
 # zipfile and gzip raise more than their own errors for damaged or unusual archives.
 _UNZIP_ERRORS = (
     EOFError,
+    LZMAError,
     NotImplementedError,
     OSError,
     RuntimeError,
@@ -301,6 +303,7 @@ class ExportArchiveExtractor(RecordExtractor):
 
     timestamp_fields: list[str]
     cursor_field: str
+    gunzip: ClassVar[Callable[..., Any]] = gzip.GzipFile
 
     def __post_init__(self) -> None:
         # Archives are downloaded side by side and read one by one: readers of several would hinder
@@ -316,7 +319,9 @@ class ExportArchiveExtractor(RecordExtractor):
             members = [m for m in archive.infolist() if m.file_size]
             events = unreported_bytes = 0
             for files, member in enumerate(members):
-                for line_number, line in enumerate(_lines(archive, member, window), start=1):
+                for line_number, line in enumerate(
+                    _lines(self.gunzip, archive, member, window), start=1
+                ):
                     if not line.isspace():
                         yield self._event(line, line_number, member.filename, window, last_hour)
                         events += 1
@@ -656,7 +661,7 @@ def _check_archive(spooled: IO[bytes], is_to_be_unpacked: bool) -> None:
                 raise zipfile.BadZipFile("a member has lost its size")
             damaged = archive.testzip()
             for member in archive.infolist() if is_to_be_unpacked and not damaged else ():
-                with _unpacked(archive, member) as lines:
+                with _unpacked(gzip.GzipFile, archive, member) as lines:
                     while lines.read(_CHUNK_BYTES):
                         pass
     except _DamagedMember:
@@ -683,17 +688,21 @@ def _member_count(spooled: IO[bytes]) -> int:
 
 
 @contextmanager
-def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[io.BufferedReader]:
+def _unpacked(
+    gunzip: Callable[..., Any], archive: zipfile.ZipFile, member: zipfile.ZipInfo
+) -> Iterator[io.BufferedReader]:
     try:
         with archive.open(member) as packed:
-            yield io.BufferedReader(gzip.GzipFile(fileobj=packed), _CHUNK_BYTES)
+            yield io.BufferedReader(gunzip(fileobj=packed), _CHUNK_BYTES)
     except _UNZIP_ERRORS as error:
         raise _DamagedMember(f"Member {member.filename} can't be unpacked ({error})") from error
 
 
-def _lines(archive: zipfile.ZipFile, member: zipfile.ZipInfo, window: str) -> Iterator[bytes]:
+def _lines(
+    gunzip: Callable[..., Any], archive: zipfile.ZipFile, member: zipfile.ZipInfo, window: str
+) -> Iterator[bytes]:
     try:
-        with _unpacked(archive, member) as lines:
+        with _unpacked(gunzip, archive, member) as lines:
             # Not a plain iteration: a line may not grow beyond all bounds.
             yield from iter(partial(lines.readline, _LINE_BYTES), b"")
     except _DamagedMember as error:

@@ -9,6 +9,7 @@ Records, states, their counts and their order are what they are without it.
 import sys
 import threading
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -30,6 +31,22 @@ from airbyte_cdk.sources.types import Record
 from airbyte_cdk.sources.utils.record_helper import stream_data_to_airbyte_message
 
 from source_amplitude import components
+
+try:  # a quarter faster, where it is installed
+    from isal import igzip, igzip_lib
+except ImportError:
+    from gzip import GzipFile
+else:
+
+    class GzipFile(igzip.GzipFile):  # type: ignore[no-redef]
+        """Raises what the standard library's raises for a damaged file."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            try:
+                return bytes(super().read(size))
+            except igzip_lib.error as error:  # type: ignore[misc]  # its stub is too modest
+                raise zlib.error(str(error)) from error
+
 
 _BATCH_BYTES = 128 * 1024
 _BYTES_IN_FLIGHT = 16 * 1024 * 1024
@@ -98,6 +115,8 @@ class Batch:
 
 class BatchingExtractor(components.ExportArchiveExtractor):
     """The events of its base in batches, ``{cursor_field: latest value, "\\0batch": Batch}``."""
+
+    gunzip = GzipFile
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
         lines: list[bytes] = []

@@ -57,12 +57,14 @@ def response(
     return answer
 
 
-def extract(body: bytes) -> list[Any]:
+def extract(
+    body: bytes, extractor: type[ExportArchiveExtractor] = ExportArchiveExtractor
+) -> list[Any]:
     """The records of an export body, by the way the manifest takes: handler, then extractor."""
     answer = response(body)
     resolution = ExportErrorHandler(parameters={}, config={}).interpret_response(answer)
     assert resolution.response_action is ResponseAction.SUCCESS
-    return list(ExportArchiveExtractor(FIELDS, "server_upload_time").extract_records(answer))
+    return list(extractor(FIELDS, "server_upload_time").extract_records(answer))
 
 
 def extract_lines(lines: bytes) -> list[Any]:
