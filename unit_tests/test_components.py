@@ -352,11 +352,14 @@ class TestExportErrorHandler:
         with pytest.raises(DefaultBackoffException, match="its directory is incomplete"):
             self.handler.interpret_response(response(hide_second_member(body)))
 
-    def test_given_a_member_whose_size_was_lost_then_it_is_asked_for_again(self) -> None:
+    @pytest.mark.parametrize(("first", "length"), [(20, 8), (24, 4)], ids=["both", "unpacked"])
+    def test_given_a_member_whose_size_was_lost_then_it_is_asked_for_again(
+        self, first: int, length: int
+    ) -> None:
         body = bytearray(archive({MEMBER: b"{}\n"}))
-        entry = body.rindex(b"PK\1\2")
-        body[entry + 20 : entry + 28] = bytes(8)
-        with pytest.raises(DefaultBackoffException, match="no intact zip archive"):
+        size = body.rindex(b"PK\1\2") + first
+        body[size : size + length] = bytes(length)
+        with pytest.raises(DefaultBackoffException, match="a member has lost its size"):
             self.handler.interpret_response(response(bytes(body)))
 
     def test_given_a_flipped_byte_then_it_is_asked_for_again(self) -> None:

@@ -144,6 +144,41 @@ def test_fields_of_the_form_are_titled_ordered_and_described_the_required_ones_f
         assert len(field["description"]) > 40
 
 
+def test_the_form_has_the_defaults_and_bounds_that_users_rely_on() -> None:
+    properties = MANIFEST["spec"]["connection_specification"]["properties"]
+    facts = ("default", "minimum", "maximum", "enum")
+    assert {
+        name: found
+        for name, field in properties.items()
+        if (found := {fact: field[fact] for fact in facts if fact in field})
+    } == {
+        "data_region": {
+            "default": "Standard Server",
+            "enum": ["Standard Server", "EU Residency Server"],
+        },
+        "project_timezone": {"default": "UTC"},
+        "active_users_group_by_country": {"default": True},
+        "lookback_window_hours": {"default": 6, "minimum": 0, "maximum": 720},
+        "dashboard_lookback_days": {"default": 7, "minimum": 0, "maximum": 365},
+        "request_time_range": {"default": 24, "minimum": 1, "maximum": 8760},
+        "num_workers": {"default": 2, "minimum": 1, "maximum": 5},
+    }
+    secrets = {name for name, field in properties.items() if field.get("airbyte_secret")}
+    assert secrets == {"api_key", "secret_key"}
+    assert [name for name, field in properties.items() if field.get("format")] == ["start_date"]
+
+
+def test_templates_fall_back_to_the_defaults_of_the_form() -> None:
+    properties = MANIFEST["spec"]["connection_specification"]["properties"]
+    template = re.compile(r"config\.get\('(\w+)'(?:\) \| int\(|, )(.+?)\)")
+    fallbacks = template.findall(re.sub(r"\s+", " ", MANIFEST_TEXT))
+    with_default = {name for name, field in properties.items() if "default" in field}
+    assert {name for name, _ in fallbacks} - {"end_date"} == with_default
+    for name, value in fallbacks:
+        if name != "end_date":
+            assert yaml.safe_load(value) == properties[name]["default"], name
+
+
 def test_version_and_base_image_are_the_same_everywhere() -> None:
     pyproject = (ROOT / "pyproject.toml").read_text()
     assert f'version = "{METADATA["dockerImageTag"]}"' in pyproject
