@@ -134,6 +134,15 @@ class TestExportArchive:
     ) -> None:
         assert extract_lines(line) == [expected]
 
+    def test_given_whole_numbers_on_the_lenient_way_then_those_of_64_bits_stay_exact(self) -> None:
+        bounds = [2**64 - 1, -(2**63), 2**64, -(2**63) - 1]
+        line = f'{{"lenient":NaN,"a":{bounds},"b":{"9" * 5000}}}'
+        # As text, because 2**64 and the double of it are equal.
+        assert json.dumps(extract_lines(line.encode())) == (
+            '[{"lenient": null, "a": [18446744073709551615, -9223372036854775808, '
+            '1.8446744073709552e+19, -9.223372036854776e+18], "b": null}]'
+        )
+
     @pytest.mark.parametrize(
         ("exported", "expected"),
         [
@@ -142,6 +151,7 @@ class TestExportArchive:
             ("2022:05:27 05:59:45.471635", "2022-05-27T05:59:45.471635+00:00"),
             ("2024-01-01T05:00:00.123456+00:00", "2024-01-01T05:00:00.123456+00:00"),
             ("2024-01-01T05:00:00.123456Z", "2024-01-01T05:00:00.123456Z"),
+            ("2024-01-01T05:00:00.123456", "2024-01-01T05:00:00.123456"),
             ("26 characters with a spac", "26 characters with a spac"),
             ("(none)", "(none)"),
             ("", ""),
@@ -360,6 +370,23 @@ class TestExportErrorHandler:
         size = body.rindex(b"PK\1\2") + first
         body[size : size + length] = bytes(length)
         with pytest.raises(DefaultBackoffException, match="a member has lost its size"):
+            self.handler.interpret_response(response(bytes(body)))
+
+    @pytest.mark.parametrize(
+        ("field", "value", "reason"),
+        [
+            (6, 1, f"File '{MEMBER}' is encrypted, password required for extraction"),
+            (8, 99, "That compression method is not supported"),
+        ],
+        ids=["encrypted", "method"],
+    )
+    def test_given_a_member_that_python_can_not_unzip_then_it_is_asked_for_again(
+        self, field: int, value: int, reason: str
+    ) -> None:
+        body = bytearray(archive({MEMBER: b"{}\n"}))
+        for header in (body.index(b"PK\3\4"), body.rindex(b"PK\1\2") + 2):
+            body[header + field] = value
+        with pytest.raises(DefaultBackoffException, match=f"no intact zip archive: {reason}"):
             self.handler.interpret_response(response(bytes(body)))
 
     def test_given_a_flipped_byte_then_it_is_asked_for_again(self) -> None:
@@ -636,6 +663,14 @@ class TestAmplitudeErrorHandler:
             f"Amplitude answered HTTP 200 ({said}), which is no answer. Try again later."
         )
         assert failure.value.response is None, "the CDK would log its body"
+
+    def test_given_a_refusal_then_it_is_raised_with_nothing_beside_its_message(self) -> None:
+        """The CDK would quote the body, which may echo a key, in the internal message."""
+        with pytest.raises(AirbyteTracedException) as failure:
+            self.handler.interpret_response(response(b'{"error":{"message":"No"}}', status=404))
+        assert str(failure.value.message).startswith("Amplitude answered HTTP 404 (No). ")
+        assert failure.value.internal_message == failure.value.message
+        assert failure.value.failure_type is FailureType.system_error
 
     def test_given_an_answer_then_it_is_a_success(self) -> None:
         resolution = self.handler.interpret_response(response(b'{"data":[]}'))

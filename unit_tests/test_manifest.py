@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from airbyte_cdk.sources.streams.http.tcp_keepalive import TcpKeepaliveHTTPAdapter
 from jsonschema import Draft7Validator
 
 from scripts.inline_schemas import inline_schemas, read_schemas
@@ -75,11 +76,32 @@ def test_no_definition_of_more_than_a_few_lines_stands_twice() -> None:
     assert [text for text, count in subtrees.items() if count > 1] == []
 
 
+def retrievers() -> dict[str, Any]:
+    streams: list[Any] = SourceAmplitude(config=config()).streams(config())
+    return {s.name: s._stream_partition_generator._partition_factory._retriever for s in streams}
+
+
+def test_every_request_has_its_timeouts_and_keeps_its_connection_alive() -> None:
+    clients = {name: r.requester._http_client for name, r in retrievers().items()}
+    # `check` reads events_list, and a person waits for it.
+    assert {name: client._request_timeout for name, client in clients.items()} == {
+        **dict.fromkeys(clients, (30, 300)),
+        "events_list": (30, 60),
+    }
+    for client in clients.values():
+        adapter = client._session.get_adapter("https://amplitude.com")
+        assert type(adapter) is TcpKeepaliveHTTPAdapter
+
+
+def test_only_archives_are_streamed() -> None:
+    """What is not would be read into memory whole before a component sees it."""
+    streamed = {name for name, r in retrievers().items() if r.requester.stream_response}
+    assert streamed == {"events"}
+
+
 def test_every_extractor_is_one_that_refuses_empty_records() -> None:
     """The CDK ends a whole sync, in silence, at an empty record, and its extractors yield such."""
-    streams: list[Any] = SourceAmplitude(config=config()).streams(config())
-    retrievers = [s._stream_partition_generator._partition_factory._retriever for s in streams]
-    extractors = {type(r.record_selector.extractor).__name__ for r in retrievers}
+    extractors = {type(r.record_selector.extractor).__name__ for r in retrievers().values()}
     assert extractors == {"DashboardSeriesExtractor", "ExportArchiveExtractor", "ListExtractor"}
 
 

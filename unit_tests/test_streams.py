@@ -3,10 +3,12 @@
 import base64
 import json
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import freezegun
 import pytest
+import requests_mock
 from airbyte_cdk.models import FailureType, SyncMode
 from airbyte_cdk.test.mock_http import HttpMocker, HttpRequest, HttpResponse
 from airbyte_cdk.test.models.outcome import ExpectedOutcome
@@ -374,6 +376,21 @@ class TestEvents:
             "again later; if it stays, report it to Amplitude's support.",
             FailureType.transient_error,
         )
+
+    def test_given_a_download_that_takes_hours_when_it_breaks_then_it_is_asked_for_again(
+        self,
+    ) -> None:
+        whole = archive({"m#0.json.gz": json_lines([event("a", "2024-01-03 20:00:00.000000")])})
+        bodies = iter([whole[:-30], whole[:-30], whole])
+        with freezegun.freeze_time(NOW) as clock, requests_mock.Mocker() as http:
+
+            def download(*_: Any) -> bytes:
+                clock.tick(timedelta(hours=2))
+                return next(bodies)
+
+            http.get(f"{EXPORT}?start=20240103T20&end=20240103T20", content=download)
+            output = read_stream("events", config(start_date="2024-01-03T20:00:00Z"))
+        assert [record["uuid"] for record in records(output)] == ["a"]
 
     def test_given_a_failed_window_when_read_then_the_state_stays_before_it(self) -> None:
         damaged = archive({"m#0.json.gz": b"no JSON\n"})

@@ -145,9 +145,17 @@ def test_given_a_number_of_workers_that_can_not_be_then_the_bound_is_named(
     )
 
 
-@pytest.mark.parametrize("value", [0, None, "", "two", 2.0, 9])
-def test_given_any_number_of_workers_then_the_manifest_leaves_it_to_the_spec(value: object) -> None:
-    two_files(config(num_workers=value))
+@pytest.mark.parametrize(
+    ("value", "workers"),
+    [(..., 2), (1, 1), (5, 5), (0, 1), (None, 2), ("", 2), ("two", 2), (2.0, 2), (9, 5)],
+)
+def test_given_any_number_of_workers_then_the_manifest_makes_one_to_five_of_it(
+    value: object, workers: int
+) -> None:
+    settings = config() if value is ... else config(num_workers=value)
+    source: Any = ConcurrentDeclarativeSource(config=settings, source_config=deepcopy(MANIFEST))
+    source.streams(settings)
+    assert source._concurrent_source._threadpool._threadpool._max_workers == workers
 
 
 @pytest.mark.parametrize("blank", [None, ""])
