@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import freezegun
 import pytest
@@ -25,6 +26,7 @@ from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
 from airbyte_cdk.sources.streams.http.request_window_split_exception import (
     RequestWindowSplitRequiredException,
 )
+from airbyte_cdk.utils.airbyte_secrets_utils import filter_secrets, update_secrets
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from urllib3 import HTTPSConnectionPool
 from urllib3.exceptions import MaxRetryError
@@ -38,6 +40,7 @@ from source_amplitude.components import (
     ExportErrorHandler,
     ListExtractor,
     RetryAfterBackoffStrategy,
+    SecretiveBasicHttpAuthenticator,
 )
 from unit_tests.helpers import archive, days, json_lines
 
@@ -624,6 +627,26 @@ class TestRetryAfter:
 
     def test_given_no_answer_then_there_is_no_wait(self) -> None:
         assert self.strategy.backoff_time(requests.ReadTimeout(), 1) is None
+
+
+def test_given_keys_of_any_characters_when_authenticated_then_every_form_is_masked() -> None:
+    keys = {"api_key": "quo\"te'd\\key /+ü", "secret_key": "ß&secret%20key"}
+    authenticator = SecretiveBasicHttpAuthenticator(keys, "api_key", "secret_key")
+    header = authenticator.token.removeprefix("Basic ")
+    try:
+        for key in (*keys.values(), header):
+            for form in (
+                key,
+                json.dumps(key)[1:-1],
+                json.dumps(key, ensure_ascii=False)[1:-1],
+                repr(key)[1:-1],
+                quote(key),
+                quote(key, safe=""),
+                quote_plus(key),
+            ):
+                assert filter_secrets(f"<{form}>") == "<****>"
+    finally:
+        update_secrets([])
 
 
 class TestAmplitudeErrorHandler:
