@@ -18,7 +18,7 @@ from airbyte_cdk.test.catalog_builder import CatalogBuilder
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from source_amplitude import SourceAmplitude, components
+from source_amplitude import SourceAmplitude, components, delivery
 from source_amplitude.delivery import (
     BatchingEntrypoint,
     BatchingSource,
@@ -26,7 +26,7 @@ from source_amplitude.delivery import (
     components_in_batches,
 )
 from unit_tests.helpers import archive, config, json_lines
-from unit_tests.test_components import MEMBER
+from unit_tests.test_components import MEMBER, response
 from unit_tests.test_properties import events as any_events
 
 FIELDS = config(start_date="2024-01-03T00:00:00Z", request_time_range=10, num_workers=1)
@@ -125,6 +125,24 @@ def test_given_any_events_when_read_in_batches_then_output_states_and_counts_are
         one_by_one = read(bodies, tmp_path, False, caplog)
         in_batches = read(bodies, tmp_path, True, caplog)
     assert in_batches == one_by_one
+
+
+def test_given_many_events_when_extracted_then_batches_hold_128_kb_each_and_take_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    room = Room(16 * 1024 * 1024)
+    monkeypatch.setattr(delivery, "ROOM", room)
+    time = "2024-01-01 07:%02d:00.000000"
+    sent = [{"id": n, "server_upload_time": time % (n % 60), "a": "x" * 1000} for n in range(1000)]
+    extractor = delivery.BatchingExtractor(["server_upload_time"], "server_upload_time")
+    answer = response(archive({MEMBER: json_lines(sent)}))
+    batches = [found[delivery._BATCH] for found in extractor.extract_records(answer)]
+    sizes = [len(batch.lines) for batch in batches]
+    assert all(128 * 1024 < size < 130 * 1024 for size in sizes[:-1])
+    assert room._taken == sum(sizes)
+    lines = [json.loads(line) for batch in batches for line in batch.lines.splitlines()]
+    assert [line["record"]["data"]["id"] for line in lines] == list(range(1000))
+    assert sum(batch.count for batch in batches) == 1000
 
 
 class TestRoom:
