@@ -138,6 +138,7 @@ def test_given_many_events_when_extracted_then_batches_hold_128_kb_each_and_take
     answer = response(archive({MEMBER: json_lines(sent)}))
     batches = [found[delivery._BATCH] for found in extractor.extract_records(answer)]
     sizes = [len(batch.lines) for batch in batches]
+    assert len(sizes) == sum(sizes) // (128 * 1024) + 1
     assert all(128 * 1024 < size < 130 * 1024 for size in sizes[:-1])
     assert room._taken == sum(sizes)
     lines = [json.loads(line) for batch in batches for line in batch.lines.splitlines()]
