@@ -263,6 +263,16 @@ class TestExportArchive:
             "Export of 20240101T07 to 20240101T08: 0 events so far, of 0 of 1 files."
         ) in caplog.messages
 
+    def test_given_a_long_download_then_the_log_says_so_meanwhile(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(components, "_REPORT_SECONDS", -1)
+        caplog.set_level("INFO", "airbyte")
+        body = archive({MEMBER: b'{"a":1}\n'})
+        extract(body)
+        said = f"Export of 20240101T07 to 20240101T08: {len(body):,} bytes received so far."
+        assert caplog.messages[0] == said
+
     def test_when_extracted_then_one_line_of_the_log_counts_files_events_and_bytes(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
