@@ -54,6 +54,10 @@ def records(output: EntrypointOutput) -> list[Mapping[str, Any]]:
     return [message.record.data for message in output.records if message.record]
 
 
+def logged(output: EntrypointOutput) -> list[str]:
+    return [message.log.message for message in output.logs if message.log]
+
+
 def final_state(output: EntrypointOutput) -> dict[str, Any]:
     """The last state printed, as a plain object."""
     state = output.most_recent_state

@@ -17,7 +17,11 @@ from sandbox import Project, Sandbox
 from unit_tests.installed import Connector, Run
 from unit_tests.test_end_to_end import HOUR, by, events_of, hour, now
 
-FIRST_HOUR = hour(now()) - 20 * HOUR
+pytestmark = pytest.mark.usefixtures("within_an_hour")
+
+
+def first_hour() -> datetime:
+    return hour(now()) - 20 * HOUR
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class TestLateFiles:
         self, tmp_path: Path
     ) -> None:
         last = hour(now()) - 3 * HOUR
-        project = SlowlyLoadedProject(first_hour=FIRST_HOUR, missing={last - 5 * HOUR})
+        project = SlowlyLoadedProject(first_hour=first_hour(), missing={last - 5 * HOUR})
         with Sandbox(project) as sandbox:
             connector = Connector(tmp_path, sandbox, request_time_range=1)
             first = connector.read("events")
@@ -86,8 +90,8 @@ class TestQuietHours:
     def test_given_hours_without_data_when_read_then_the_hours_around_them_arrive(
         self, tmp_path: Path
     ) -> None:
-        empty = frozenset(FIRST_HOUR + n * HOUR for n in (1, 2, 5, 6, 7, 8, 9, 14))
-        with Sandbox(Project(first_hour=FIRST_HOUR, empty_hours=empty)) as sandbox:
+        empty = frozenset(first_hour() + n * HOUR for n in (1, 2, 5, 6, 7, 8, 9, 14))
+        with Sandbox(Project(first_hour=first_hour(), empty_hours=empty)) as sandbox:
             run = Connector(tmp_path, sandbox, request_time_range=2).read("events")
             assert by("uuid", run.records("events")) == truth(sandbox)
             assert "no events (Raw data files were not found. HTTP 404)" in run.output
@@ -108,8 +112,8 @@ class TestQuietHours:
     def test_given_a_project_that_begins_to_send_when_read_then_its_first_events_arrive(
         self, tmp_path: Path
     ) -> None:
-        hours = {FIRST_HOUR + n * HOUR for n in range(20)}
-        project = SlowlyLoadedProject(first_hour=FIRST_HOUR, missing=set(hours))
+        hours = {first_hour() + n * HOUR for n in range(20)}
+        project = SlowlyLoadedProject(first_hour=first_hour(), missing=set(hours))
         with Sandbox(project) as sandbox:
             connector = Connector(tmp_path, sandbox, lookback_window_hours=0)
             first = connector.read("events")
@@ -123,7 +127,7 @@ class TestNoLookBack:
     def test_given_no_look_back_when_read_again_and_again_then_no_event_comes_twice(
         self, tmp_path: Path
     ) -> None:
-        with Sandbox(Project(first_hour=FIRST_HOUR), export_delay=10 * HOUR) as sandbox:
+        with Sandbox(Project(first_hour=first_hour()), export_delay=10 * HOUR) as sandbox:
             connector = Connector(tmp_path, sandbox, lookback_window_hours=0)
             state, delivered = None, []
             for delay in (10, 7, 7, 4, 2):
@@ -140,7 +144,7 @@ class TestDeath:
         self, tmp_path: Path, number: signal.Signals
     ) -> None:
         chance = random.Random(number)
-        project = Project(events_per_hour=100, first_hour=FIRST_HOUR)
+        project = Project(events_per_hour=100, first_hour=first_hour())
         with Sandbox(project) as sandbox:
             connector = Connector(
                 tmp_path, sandbox, request_time_range=2, num_workers=3, lookback_window_hours=2

@@ -11,6 +11,8 @@ import pytest
 from sandbox import Fault, Project, Sandbox
 from unit_tests.installed import Connector, discovered_streams
 
+pytestmark = pytest.mark.usefixtures("within_an_hour")
+
 HOUR = timedelta(hours=1)
 
 
@@ -279,25 +281,17 @@ def test_given_a_refusal_in_the_middle_of_a_sync_when_read_then_what_was_deliver
     assert f"{state:%Y-%m-%dT%H}" == max(delivered)
 
 
-STREAM_STATE = {
-    "stream_descriptor": {"name": "average_session_length"},
-    "stream_state": {"date": f"{now():%Y-%m-%d}"},
-}
-
-
-@pytest.mark.parametrize(
-    "saved",
-    [
-        [{"type": "STREAM", "stream": STREAM_STATE}],
-        [{"type": "GLOBAL", "global": {"stream_states": [STREAM_STATE]}}],
-    ],
-    ids=["per-stream", "global"],
-)
+@pytest.mark.parametrize("form", ["STREAM", "GLOBAL"])
 def test_given_a_saved_state_in_either_form_when_read_then_it_is_taken_up(
-    sandbox: Sandbox, tmp_path: Path, saved: list[dict[str, Any]]
+    sandbox: Sandbox, tmp_path: Path, form: str
 ) -> None:
     connector = Connector(tmp_path, sandbox, dashboard_lookback_days=0)
-    run = connector.read("average_session_length", state=saved)
+    state = {
+        "stream_descriptor": {"name": "average_session_length"},
+        "stream_state": {"date": now().date().isoformat()},
+    }
+    saved = {"stream": state} if form == "STREAM" else {"global": {"stream_states": [state]}}
+    run = connector.read("average_session_length", state=[{"type": form, **saved}])
     assert run.exit_code == 0, run.output[-2000:]
     assert [record["date"] for record in run.records("average_session_length")] == [
         now().date().isoformat()

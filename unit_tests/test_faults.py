@@ -39,15 +39,23 @@ from unit_tests.installed import (
 )
 from unit_tests.test_end_to_end import HOUR, by, events_of, hour, now
 
+pytestmark = pytest.mark.usefixtures("within_an_hour")
+
 EXPORT = "/api/2/export"
-FIRST_HOUR = hour(now()) - 14 * HOUR
-# The window of six hours in which the faults that persist stand; one of six hours is before it.
-BAD_HOUR = FIRST_HOUR + 8 * HOUR
+
+
+def first_hour() -> datetime:
+    return hour(now()) - 14 * HOUR
+
+
+def bad_hour() -> datetime:
+    """In the second window of six hours: the faults that persist stand there."""
+    return first_hour() + 8 * HOUR
 
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(Project(events_per_hour=20, first_hour=FIRST_HOUR)) as running:
+    with Sandbox(Project(events_per_hour=20, first_hour=first_hour())) as running:
         yield running
 
 
@@ -57,7 +65,7 @@ def connector(sandbox: Sandbox, tmp_path: Path) -> Connector:
 
 
 def covers_bad_hour(params: dict[str, str]) -> bool:
-    return params["start"] <= f"{BAD_HOUR:%Y%m%dT%H}" <= params["end"]
+    return params["start"] <= f"{bad_hour():%Y%m%dT%H}" <= params["end"]
 
 
 def flip_a_byte(body: bytes) -> bytes:
@@ -85,7 +93,7 @@ def unusual_archive() -> bytes:
     """Every legal oddity at once: line ends, encodings, names, sizes and numbers of members."""
 
     def line(uuid: str, rest: bytes = b"") -> bytes:
-        uploaded = f"{FIRST_HOUR:%Y-%m-%d %H}:00:00.000000"
+        uploaded = f"{first_hour():%Y-%m-%d %H}:00:00.000000"
         return b'{"uuid":"%s","server_upload_time":"%s"%s}' % (
             uuid.encode(),
             uploaded.encode(),
@@ -182,7 +190,7 @@ class TestRecovered:
             "event_time": "2022-05-27T05:59:45.471635+00:00",
             "client_event_time": "(none)",
             "processed_time": "",
-            "server_upload_time": f"{FIRST_HOUR:%Y-%m-%dT%H}:00:00.000000+00:00",
+            "server_upload_time": f"{first_hour():%Y-%m-%dT%H}:00:00.000000+00:00",
         }
         assert list(connector.folder.rglob("outside*")) == []
 
@@ -220,7 +228,7 @@ class TestSaid:
 
     @staticmethod
     def assert_before_the_gap(state: datetime) -> None:
-        assert state == (FIRST_HOUR + 5 * HOUR).replace(tzinfo=None)
+        assert state == (first_hour() + 5 * HOUR).replace(tzinfo=None)
 
     def test_given_a_body_that_is_never_an_archive_when_read_then_its_first_bytes_are_quoted(
         self, sandbox: Sandbox, connector: Connector
@@ -238,8 +246,10 @@ class TestSaid:
         sandbox.inject(Fault(EXPORT, times=None, transform=damage_members, when=covers_bad_hour))
         error, state = self.fails(connector)
         assert error["failure_type"] == "system_error"
-        assert f"in the export of {BAD_HOUR:%Y%m%dT%H} to {BAD_HOUR:%Y%m%dT%H}" in error["message"]
-        assert f"{BAD_HOUR:%Y-%m-%d}_{BAD_HOUR.hour}#0.json.gz can't be unp" in error["message"]
+        assert (
+            f"in the export of {bad_hour():%Y%m%dT%H} to {bad_hour():%Y%m%dT%H}" in error["message"]
+        )
+        assert f"{bad_hour():%Y-%m-%d}_{bad_hour().hour}#0.json.gz can't be unp" in error["message"]
         self.assert_before_the_gap(state)
 
     def test_given_an_hour_over_the_limit_when_read_then_the_s3_export_is_named(
@@ -318,7 +328,7 @@ class TestInThisProcess:
     @staticmethod
     def windows(*hours: tuple[int, int]) -> list[tuple[str, str]]:
         """The same for windows counted from the one with the bad hour, which is its third."""
-        first = BAD_HOUR - 2 * HOUR
+        first = bad_hour() - 2 * HOUR
         return [
             (f"{first + a * HOUR:%Y%m%dT%H}", f"{first + b * HOUR:%Y%m%dT%H}") for a, b in hours
         ]
@@ -326,7 +336,7 @@ class TestInThisProcess:
     def fails(self, sandbox: Sandbox) -> tuple[str, FailureType]:
         settings = sandbox.config(request_time_range=6)
         output = read_stream("events", settings, expected=ExpectedOutcome.EXPECT_EXCEPTION)
-        last = FIRST_HOUR + 5 * HOUR
+        last = first_hour() + 5 * HOUR
         assert final_state(output) == {"server_upload_time": f"{last:%Y%m%dT%H}"}
         return first_error(output)
 
@@ -338,7 +348,7 @@ class TestInThisProcess:
         assert failure_type == FailureType.transient_error
         assert (
             f"The connection to amplitude.com broke or stayed silent in the export of "
-            f"{BAD_HOUR:%Y%m%dT%H} to {BAD_HOUR:%Y%m%dT%H} (Chunked"
+            f"{bad_hour():%Y%m%dT%H} to {bad_hour():%Y%m%dT%H} (Chunked"
         ) in message
         assert "lower Hours per Export Request" in message
         assert self.asked(sandbox) == self.windows(
@@ -436,7 +446,7 @@ class TestEnded:
     def test_given_a_destination_that_closes_the_pipe_when_read_then_it_stops(
         self, tmp_path: Path
     ) -> None:
-        with Sandbox(Project(events_per_hour=400, first_hour=FIRST_HOUR)) as sandbox:
+        with Sandbox(Project(events_per_hour=400, first_hour=first_hour())) as sandbox:
             connector = Connector(tmp_path, sandbox)
             process = connector.start("read", *connector.read_options("events"))
             assert process.stdout
@@ -459,7 +469,7 @@ class TestEnded:
     def test_given_an_output_that_is_full_when_read_then_it_stops_and_says_so(
         self, tmp_path: Path
     ) -> None:
-        with Sandbox(Project(events_per_hour=2_000, first_hour=FIRST_HOUR)) as sandbox:
+        with Sandbox(Project(events_per_hour=2_000, first_hour=first_hour())) as sandbox:
             connector = Connector(tmp_path, sandbox, request_time_range=1, num_workers=5)
             arguments = ["read", "--config", str(tmp_path / "config.json")]
             (tmp_path / "config.json").write_text(json.dumps(connector.config))
@@ -487,7 +497,7 @@ class TestEnded:
 def test_given_answers_that_echo_the_keys_when_read_then_no_form_of_them_is_printed(
     tmp_path: Path, status: int
 ) -> None:
-    with Sandbox(Project(events_per_hour=1, first_hour=FIRST_HOUR)) as sandbox:
+    with Sandbox(Project(events_per_hour=1, first_hour=first_hour())) as sandbox:
         sandbox.api_key, sandbox.secret_key = "quo\"te'd\\key /+ü", "ß&secret%20key"
         keys = [sandbox.api_key, sandbox.secret_key]
         header = base64.b64encode(":".join(keys).encode()).decode()

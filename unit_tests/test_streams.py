@@ -22,6 +22,7 @@ from unit_tests.helpers import (
     final_state,
     first_error,
     json_lines,
+    logged,
     read_stream,
     records,
 )
@@ -143,11 +144,10 @@ class TestEvents:
             http.get(export("20240103T20", "20240103T20"), NO_DATA)
             output = read_stream("events", settings, {"server_upload_time": "20300101T00"})
         assert final_state(output) == {"server_upload_time": "20240103T20"}
-        assert any(
+        assert (
             "The saved state of the stream events lies in the future (20300101T00). It is set back "
-            "to 20240103T20." in log.log.message  # type: ignore[union-attr]
-            for log in output.logs
-        )
+            "to 20240103T20."
+        ) in logged(output)
 
     def test_given_an_event_uploaded_after_its_window_when_read_then_the_state_does_not_follow_it(
         self,
