@@ -37,6 +37,7 @@ class Run:
         seconds: from start to exit.
         cpu_seconds: of user and system, on all cores.
         records: RECORD messages printed.
+        first_record: seconds from start to the first of them.
         peak_resident: the kernel's high-water mark of the process (VmHWM), in bytes.
         samples: one look every tenth of a second.
         visible: names of files seen in its TMPDIR, during or after the run.
@@ -46,6 +47,7 @@ class Run:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     records: int = 0
+    first_record: float = 0.0
     peak_resident: int = 0
     samples: list[Sample] = field(default_factory=list)
     visible: set[str] = field(default_factory=set)
@@ -83,7 +85,9 @@ def measure(
         )
         assert process.stdout
         tail: list[bytes] = []
-        drain = threading.Thread(target=_drain, args=(process.stdout.fileno(), run, tail, pause))
+        drain = threading.Thread(
+            target=_drain, args=(process.stdout.fileno(), run, tail, pause, started)
+        )
         ended = threading.Event()
 
         def watch() -> None:
@@ -118,7 +122,7 @@ def measure(
     return run
 
 
-def _drain(pipe: int, run: Run, tail: list[bytes], pause: float) -> None:
+def _drain(pipe: int, run: Run, tail: list[bytes], pause: float, started: float) -> None:
     """Count what is printed and keep the end of it in `tail`."""
     fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     rest = b""
@@ -128,9 +132,9 @@ def _drain(pipe: int, run: Run, tail: list[bytes], pause: float) -> None:
         # Shorter than what is counted, so that nothing counts twice.
         rest = chunk[1 - len(_RECORD) :]
         tail[:] = [chunk]
-        if run.records:
+        if run.records and not run.first_record:
+            run.first_record = time.monotonic() - started
             time.sleep(pause)
-            pause = 0.0
 
 
 def _files(folder: str) -> list[str]:

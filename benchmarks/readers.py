@@ -7,7 +7,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,14 @@ INFLATE, PARSE = (
     Reader(f"floor, until {step}", FLOOR.program, ("--until", step), prints=False)
     for step in ("inflate", "parse")
 )
+
+
+def without_isal(folder: Path) -> Reader:
+    """Ours as a plain `pip install` has it: the standard library inflates."""
+    hidden = folder / "without-isal"
+    hidden.mkdir()
+    (hidden / "isal.py").write_text("raise ImportError")
+    return replace(OURS, name=f"{OURS.name}, without isal", env={"PYTHONPATH": str(hidden)})
 
 
 def recipe(folder: Path) -> Reader:

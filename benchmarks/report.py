@@ -68,14 +68,18 @@ class Report:
 
     Args:
         rates: events per second by window (hours), program and round.
+        cpu: CPU seconds per million events, likewise.
         memory: one run by archive (its size in words) and program.
         paused: one run of ours by size of the events, with an output that pauses.
+        pause: for how many seconds.
     """
 
     figures: list[Figure] = field(default_factory=list)
     rates: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    cpu: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     memory: dict[str, dict[str, Run]] = field(default_factory=dict)
     paused: dict[str, Run] = field(default_factory=dict)
+    pause: float = 0.0
     paragraphs: list[str] = field(default_factory=list)
 
     def at_least(self, name: str, archives: str, target: float, values: Sequence[float]) -> None:
@@ -88,12 +92,16 @@ class Report:
     ) -> None:
         """Add a figure whose median is to be `target` or less."""
         holds = median(values) <= target
-        measured = _spread(values, unit)
+        measured = _spread(values, unit, digits=0 if unit else 2)
         self.figures.append(Figure(name, archives, f"≤ {target:g}{unit}", measured, holds))
 
     def fact(self, name: str, archives: str, target: str, measured: str, holds: bool) -> None:
         """Add a figure that is no number."""
         self.figures.append(Figure(name, archives, target, measured, holds))
+
+    def no_target(self, name: str, archives: str, values: Sequence[float]) -> None:
+        """Add a figure that is there to be known."""
+        self.figures.append(Figure(name, archives, "", _spread(values)))
 
     def missing(self, name: str, reason: str) -> None:
         """Add a figure that could not be measured."""
@@ -114,10 +122,11 @@ class Report:
         parts = ["# The benchmark's last run", _machine(), self.table()]
         if self.rates:
             _draw_rates(self.rates, folder / "events-per-second.png")
-            parts += ["## Events per second", self._rate_table()]
+            parts += ["## Events per second", _by_window(self.rates)]
             parts += ["![Events per second](events-per-second.png)"]
+            parts += ["## CPU seconds per million events", _by_window(self.cpu, 1)]
         if self.paused:
-            _draw_pauses(self.paused, folder / "pause.png")
+            _draw_pauses(self.paused, self.pause, folder / "pause.png")
             parts += ["## Memory while the output pauses", "![Memory in a pause](pause.png)"]
         if self.memory:
             _draw_memory(self.memory, folder / "memory.png")
@@ -125,15 +134,6 @@ class Report:
             parts += ["![Resident memory over time](memory.png)"]
         parts += ["## How to read this", _READING, *self.paragraphs]
         (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-
-    def _rate_table(self) -> str:
-        windows = sorted(self.rates, reverse=True)
-        names = list(dict.fromkeys(name for window in windows for name in self.rates[window]))
-        rows = [("", *(f"windows of {window} h" for window in windows))]
-        for name in names:
-            cells = (self.rates[window].get(name) for window in windows)
-            rows.append((name, *(f"{median(cell):,.0f}" if cell else "" for cell in cells)))
-        return _markdown(rows)
 
     def _memory_table(self) -> str:
         names = list(dict.fromkeys(name for runs in self.memory.values() for name in runs))
@@ -144,13 +144,23 @@ class Report:
         return _markdown(rows)
 
 
+def _by_window(figures: dict[int, dict[str, list[float]]], digits: int = 0) -> str:
+    """A row per program, a column per size of the windows."""
+    windows = sorted(figures, reverse=True)
+    names = list(dict.fromkeys(name for window in windows for name in figures[window]))
+    rows = [("", *(f"windows of {window} h" for window in windows))]
+    for name in names:
+        cells = (figures[window].get(name) for window in windows)
+        rows.append((name, *(_spread(cell, digits=digits) if cell else "" for cell in cells)))
+    return _markdown(rows)
+
+
 def _peak(run: Run) -> str:
     more = "more than " if run.is_stopped else ""
     return f"{more}{run.peak_resident / _MIB:,.0f} MiB in {run.seconds:,.0f} s"
 
 
-def _spread(values: Sequence[float], unit: str = "") -> str:
-    digits = 0 if unit else 2
+def _spread(values: Sequence[float], unit: str = "", digits: int = 2) -> str:
     middle, low, high = (f"{v:,.{digits}f}" for v in (median(values), min(values), max(values)))
     return f"{middle}{unit}" + (f" ({low} to {high})" if len(values) > 1 else "")
 
@@ -217,14 +227,16 @@ def _draw_rates(rates: dict[int, dict[str, list[float]]], file: Path) -> None:
     _save(figure, file)
 
 
-def _draw_pauses(paused: dict[str, Run], file: Path) -> None:
-    """A line by size of the events, all in shades of one colour."""
+def _draw_pauses(paused: dict[str, Run], pause: float, file: Path) -> None:
+    """A line by size of the events, all in shades of one colour; the pause of the first, grey."""
     figure, axes = plt.subplots(figsize=(9, 3.6), dpi=150, layout="constrained")
     for shade, (size, run) in enumerate(paused.items(), start=1):
         x = [sample.seconds for sample in run.samples]
         y = [sample.resident / _MIB for sample in run.samples]
         alpha = 0.25 + 0.75 * shade / len(paused)
         axes.plot(x, y, color=_OURS, alpha=alpha, linewidth=2, label=f"events of {size}")
+    first = min(run.first_record for run in paused.values())
+    axes.axvspan(first, first + pause, color="0.95", zorder=0)
     axes.set_title(
         "Resident memory, MiB, of a read whose output pauses after the first record",
         loc="left",
@@ -233,7 +245,7 @@ def _draw_pauses(paused: dict[str, Run], file: Path) -> None:
     )
     axes.set_xlabel("seconds", loc="left", color="0.35")
     axes.set_xlim(left=0)
-    axes.set_ylim(0, 250)
+    axes.set_ylim(0, max(250, *(run.peak_resident / _MIB for run in paused.values())))
     axes.legend(frameon=False, ncols=4, loc="upper left")
     _clean(axes, "y")
     _save(figure, file)

@@ -32,6 +32,7 @@ def test_given_next_to_nothing_when_the_benchmark_runs_then_every_scenario_repor
         "speed / floor",
         "two processes",
         "peak resident memory",
+        "without isal",
         "with an output that pauses",
         "CPU seconds per million events",
         "the read completes",
