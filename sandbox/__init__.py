@@ -1,7 +1,7 @@
 """A local stand-in for Amplitude's API, for tests, benchmarks and the demo.
 
 `Sandbox` serves a `Project` of synthetic data over HTTPS on the loopback interface. It is reached
-as an HTTPS proxy for Amplitude's two hosts, so that an unmodified client talks to it. `Fault` makes
+as an HTTPS proxy for Amplitude's hosts, so that an unmodified client talks to it. `Fault` makes
 chosen requests go wrong.
 """
 

@@ -1,34 +1,33 @@
-"""Amplitude's endpoints, limits and faults, as an ASGI application behind an HTTPS proxy."""
+"""Amplitude's keys, limits and faults, as an ASGI application behind an HTTPS proxy."""
 
 import hashlib
-import io
-import json
-import re
 import threading
 import time
-import zipfile
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone
 from fnmatch import fnmatchcase
 from typing import Any
+from urllib.parse import parse_qsl
 from zoneinfo import ZoneInfo
 
 import anyio
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from sandbox.project import Project
+from sandbox.answers import Answer
+from sandbox.endpoints import DASHBOARD, LOOKUP, MISSING_PLANS, Endpoint, Family, Params, find
+from sandbox.project import REPLAY_RETENTION_DAYS, Project, Record, bucket
 from sandbox.server import DroppedConnectionError, HttpsProxy
 
 STANDARD_HOST = "amplitude.com"
 EU_HOST = "analytics.eu.amplitude.com"
-_HOUR = timedelta(hours=1)
-
-Params = dict[str, str]
+DATA_HOST = "data-api.amplitude.com"
+EU_DATA_HOST = "data-api.eu.amplitude.com"
+_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Fault:
         headers: response headers to add or replace.
         drop_after: number of bytes of the body after which the connection is closed.
         delay: seconds to wait before answering.
-        when: tells from the query parameters whether the fault applies.
+        when: tells from the parameters, of the query and of the form, whether the fault applies.
         transform: alters the body. The body is held in memory for it.
         content_length: send the export with its Content-Length instead of chunked. The body is held
             in memory for it.
@@ -69,9 +68,10 @@ class ReceivedRequest:
     """A request as the sandbox saw it.
 
     `status` is None until the answer begins, and stays so if the client leaves before. `cost` is in
-    Amplitude's units; the export has none. `started` and `finished` are seconds of
-    `time.monotonic()`; `finished` is None until the last byte is sent or the connection is closed.
-    `has_credentials` says whether any were sent, right or wrong.
+    Amplitude's units; the export, replays and lookup tables have none, and a request for deletion
+    jobs costs 1 of its own budget. `started` and `finished` are seconds of `time.monotonic()`;
+    `finished` is None until the last byte is sent or the connection is closed. `has_credentials`
+    says whether any were sent, right or wrong. `form` is what the body holds.
     """
 
     method: str
@@ -83,6 +83,7 @@ class ReceivedRequest:
     cost: int = 0
     finished: float | None = None
     has_credentials: bool = False
+    form: Params = field(default_factory=dict)
 
 
 class Spending:
@@ -121,11 +122,16 @@ class Sandbox:
         eu: serve the project from the EU host instead of the standard one.
         cost_limits: (cost, seconds): the cost that may be spent in any such span of time.
         cost_skew: seconds by which those spans are longer: the clock of a server is its own.
+        taxonomy_limits: as `cost_limits`, of the taxonomy alone; four requests at once besides.
+        deletion_limits: as `cost_limits`, of the requests for deletion jobs; there is no skew.
+        missing_plans: what the project's plan lacks: keys of `MISSING_PLANS`.
         max_concurrency: requests that may be in progress at once, of all endpoints together.
         port: port of the proxy; 0 picks a free one.
 
     Sources: https://amplitude.com/docs/apis/analytics/export and
-    https://amplitude.com/docs/apis/analytics/dashboard-rest (Rate limits).
+    https://amplitude.com/docs/apis/analytics/dashboard-rest (Rate limits), for the taxonomy and
+    deletions https://amplitude.com/docs/apis/analytics/taxonomy (Limits) and
+    https://amplitude.com/docs/apis/analytics/user-privacy (Limits).
     """
 
     def __init__(
@@ -139,6 +145,9 @@ class Sandbox:
         eu: bool = False,
         cost_limits: Sequence[tuple[int, float]] = ((1_000, 300.0), (108_000, 3600.0)),
         cost_skew: float = 1.0,
+        taxonomy_limits: Sequence[tuple[int, float]] = ((7_200, 3600.0),),
+        deletion_limits: Sequence[tuple[int, float]] = ((1, 1.0),),
+        missing_plans: frozenset[str] = frozenset(),
         max_concurrency: int = 5,
         port: int = 0,
     ) -> None:
@@ -148,26 +157,26 @@ class Sandbox:
         self.size_limit = size_limit
         self.project_timezone = project_timezone
         self.host = EU_HOST if eu else STANDARD_HOST
+        self.data_host = EU_DATA_HOST if eu else DATA_HOST
+        self.missing_plans = missing_plans
         self.spending = Spending(cost_limits, cost_skew)
+        self._spending = {
+            "dashboard": self.spending,
+            "taxonomy": Spending(taxonomy_limits, cost_skew),
+            "deletions": Spending(deletion_limits, 0),
+        }
         self.max_concurrency = max_concurrency
         self.peak_concurrency = 0
         self.api_key, self.secret_key = (
             hashlib.sha256(f"{name} {project.seed} {self.host}".encode()).hexdigest()[:32]
             for name in ("api key", "secret key")
         )
-        self._in_progress = 0
+        self._in_progress: list[ReceivedRequest] = []
         self._requests: list[ReceivedRequest] = []
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        self._proxy = HttpsProxy(self._serve, (STANDARD_HOST, EU_HOST), port)
-        self._endpoints: dict[str, Callable[[Params], _Answer]] = {
-            "/api/2/export": self._export,
-            "/api/2/users": self._users,
-            "/api/2/sessions/average": self._average_session_length,
-            "/api/2/events/list": lambda _: _json({"data": project.events_list()}),
-            "/api/3/annotations": lambda _: _json({"data": project.annotations()}),
-            "/api/3/cohorts": self._cohorts,
-        }
+        hosts = (STANDARD_HOST, EU_HOST, DATA_HOST, EU_DATA_HOST)
+        self._proxy = HttpsProxy(self._serve, hosts, port)
 
     def __enter__(self) -> "Sandbox":
         self._proxy.__enter__()
@@ -217,21 +226,73 @@ class Sandbox:
         hours = (start + n * _HOUR for n in range((end - start) // _HOUR + 1))
         return [hour for hour in hours if hour <= latest and self.project.event_count(hour)]
 
+    @property
+    def today(self) -> date:
+        """The current day in the project's time zone."""
+        return self.clock().astimezone(ZoneInfo(self.project_timezone)).date()
+
+    def has_begun(self, day: date) -> bool:
+        """Whether it has, in the project's time zone: other days have no figures yet."""
+        return day <= self.today
+
+    def count_users(
+        self, metric: str, day: date, interval: int = 1, by: str | None = None
+    ) -> dict[str, int]:
+        """As `Project.count_users`, of the whole day (1), week (7) or month (30) so far."""
+        return self.project.count_users(metric, filter(self.has_begun, bucket(day, interval)), by)
+
+    def retention(self, cohort: date) -> list[Record]:
+        """The cells of a cohort: its size, then day 0, day 1 ... up to day 30 or today.
+
+        `count` of `outof` users; `incomplete` while the day has not ended.
+        Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (Retention analysis).
+        """
+        users, age = self.project.retained_users(cohort), (self.today - cohort).days
+        return [
+            {"count": count, "outof": users[0], "incomplete": max(0, n - 1) == age}
+            for n, count in enumerate(users[: age + 2])
+        ]
+
+    def iter_session_replays(
+        self,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[Record]:
+        """As `Project.iter_session_replays`, of what has begun and is retained.
+
+        A session in progress ends now.
+        """
+        now = self.clock().astimezone(timezone.utc)
+        oldest, latest = now - REPLAY_RETENTION_DAYS * _DAY, f"{now:%Y-%m-%dT%H:%M:%SZ}"
+        start, end = max(start or oldest, oldest), min(end or now, now)
+        for replay in self.project.iter_session_replays(start, end, newest_first):
+            yield {**replay, "end_time": min(replay["end_time"], latest)}
+
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        try:
+            form = await _form(request)
+        except ClientDisconnect:
+            return
         received = ReceivedRequest(
             request.method,
             request.url.hostname or "",
-            request.url.path,
+            scope["path"],  # unquoted, while Starlette's URL ends at a question mark in it
             dict(request.query_params),
             time.monotonic(),
             has_credentials="Authorization" in request.headers,
+            form=form,
         )
+        family = self._family(received)
         with self._lock:
             self._requests.append(received)
-            self._in_progress += 1
-            self.peak_concurrency = max(self.peak_concurrency, self._in_progress)
-            is_one_too_many = self._in_progress > self.max_concurrency
+            self._in_progress.append(received)
+            self.peak_concurrency = max(self.peak_concurrency, len(self._in_progress))
+            is_one_too_many = len(self._in_progress) > self.max_concurrency
+            if family.at_once:
+                relatives = [r for r in self._in_progress if self._family(r) is family]
+                is_one_too_many |= len(relatives) > family.at_once
 
         async def send_and_finish(message: Message) -> None:
             # Before the last byte goes out: the client may start its next request right after it.
@@ -242,16 +303,17 @@ class Sandbox:
         try:
             authorization = request.headers.get("Authorization", "")
             if not self._is_authorized(received, authorization):
-                answer, fault = _forbidden(received.path), None
+                answer, fault = family.forbidden, None
             elif is_one_too_many:
-                answer, fault = _error(429, "Too Many Requests: Exceeded concurrent limit"), None
+                details, fault = "Too Many Requests: Exceeded concurrent limit", None
+                answer = family.error(429, details)
             else:
                 fault = self._take_fault(received)
                 if fault and not await _stays_connected(request, fault.delay):
                     return
                 answer = await run_in_threadpool(self._answer, received, fault)
             received.status = answer.status
-            await answer.response(fault)(scope, receive, send_and_finish)
+            await _response(answer, fault)(scope, receive, send_and_finish)
         finally:
             self._finish(received)
 
@@ -259,26 +321,41 @@ class Sandbox:
         with self._lock:
             if received.finished is None:
                 received.finished = time.monotonic()
-                self._in_progress -= 1
+                # By identity: equal requests may be in progress.
+                self._in_progress = [r for r in self._in_progress if r is not received]
 
     def _is_authorized(self, received: ReceivedRequest, authorization: str) -> bool:
         expected = b64encode(f"{self.api_key}:{self.secret_key}".encode()).decode()
-        return received.host == self.host and authorization == f"Basic {expected}"
+        is_home = received.host in (self.host, self.data_host)
+        return is_home and authorization == f"Basic {expected}"
+
+    def _endpoint(self, received: ReceivedRequest) -> Endpoint | None:
+        endpoint = find(received.path) if received.method == "GET" else None
+        is_on_data_host = received.host in (DATA_HOST, EU_DATA_HOST)
+        if endpoint and endpoint.family.on_data_host != is_on_data_host:
+            return None
+        return endpoint
+
+    def _family(self, received: ReceivedRequest) -> Family:
+        endpoint = self._endpoint(received)
+        if endpoint:
+            return endpoint.family
+        return LOOKUP if received.host in (DATA_HOST, EU_DATA_HOST) else DASHBOARD
 
     def _take_fault(self, received: ReceivedRequest) -> Fault | None:
         with self._lock:
             for n, fault in enumerate(self._faults):
                 if fault.times == 0 or not fnmatchcase(received.path, fault.path):
                     continue
-                if fault.when is None or fault.when(received.params):
+                if fault.when is None or fault.when({**received.params, **received.form}):
                     if fault.times is not None:
                         self._faults[n] = replace(fault, times=fault.times - 1)
                     return fault
         return None
 
-    def _answer(self, received: ReceivedRequest, fault: Fault | None) -> "_Answer":
+    def _answer(self, received: ReceivedRequest, fault: Fault | None) -> Answer:
         if fault and (fault.status or fault.body is not None):
-            answer = _Answer(fault.status or 200, fault.body or b"", "text/plain")
+            answer = Answer(fault.status or 200, fault.body or b"", "text/plain")
         else:
             answer = self._genuine(received)
         if fault and (fault.transform or fault.content_length):
@@ -288,112 +365,39 @@ class Sandbox:
             answer = replace(answer, body=iter([body]) if is_chunked else body)
         return answer
 
-    def _genuine(self, received: ReceivedRequest) -> "_Answer":
-        endpoint = self._endpoints.get(received.path)
-        if endpoint is None or received.method != "GET":
-            return _error(404, "Not Found")
+    def _genuine(self, received: ReceivedRequest) -> Answer:
+        endpoint, family = self._endpoint(received), self._family(received)
+        if endpoint is None:
+            return family.error(404, "Not Found")
+        if endpoint.plan in self.missing_plans:
+            return family.error(*MISSING_PLANS[endpoint.plan])
         try:
-            received.cost = _cost(received.path, received.params)
+            endpoint.check(received.params)
+            received.cost = endpoint.cost(received.params)
+            if not self._book(family, received.cost):
+                details = f"Exceeded rate limit with query of cost {received.cost}"
+                return family.error(429, f"Too Many Requests: {details}")
+            return endpoint.answer(self, received)
         except ValueError as error:
-            return _error(400, str(error), "Invalid chart definition")
+            return family.error(400, str(error))
+
+    def _book(self, family: Family, cost: int) -> bool:
+        if family.name not in self._spending:
+            return True
         with self._lock:
-            is_affordable = self.spending.book(received.cost, time.monotonic())
-        if not is_affordable:
-            details = f"Too Many Requests: Exceeded rate limit with query of cost {received.cost}"
-            return _error(429, details)
-        return endpoint(received.params)
-
-    def _export(self, params: Params) -> "_Answer":
-        try:
-            start, end = (_parse_hour(params.get(name, "")) for name in ("start", "end"))
-        except ValueError as error:
-            return _text(400, str(error))
-        if not timedelta(0) <= end - start < timedelta(days=365):
-            return _text(400, "The range must be of 1 hour to 365 days.")
-        hours = self.exportable_hours(start, end)
-        if not hours:
-            return _text(404, "Raw data files were not found.")
-        if self.project.archive_bytes(hours) > self.size_limit:
-            return _text(400, "The export is over the size limit.")
-        name = f"{self.project.project_id}_{params['start']}_{params['end']}.zip"
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return _Answer(200, _archive(self.project, hours), "application/zip", headers)
-
-    def _users(self, params: Params) -> "_Answer":
-        group, metric = params.get("g"), params.get("m", "active")
-        if params.get("i", "1") != "1" or metric not in ("active", "new"):
-            return _error(400, "Invalid interval or metric", "Invalid chart definition")
-        if group and (group != "country" or not self.project.has_country):
-            return _error(400, f"Invalid user property {group}", "Invalid chart definition")
-        count = self.project.active_users if metric == "active" else self.project.new_users
-        days = _days(params)
-        by_day = [count(day) if self._has_begun(day) else {} for day in days]
-        if not group:
-            return _series(days, {0: [sum(counts.values()) for counts in by_day]})
-        countries = {country: 0 for counts in by_day for country in counts}
-        return _series(days, {c: [counts.get(c, 0) for counts in by_day] for c in countries})
-
-    def _average_session_length(self, params: Params) -> "_Answer":
-        length, days = self.project.average_session_length, _days(params)
-        # A day without sessions is the integer 0, as captured from an empty project.
-        return _series(days, {0: [length(d) or 0 if self._has_begun(d) else 0 for d in days]})
-
-    def _cohorts(self, params: Params) -> "_Answer":
-        cohorts = self.project.cohorts()
-        if params.get("includeSyncInfo") != "true":
-            cohorts = [{k: v for k, v in c.items() if k != "syncMetadata"} for c in cohorts]
-        return _json({"cohorts": cohorts})
-
-    def _has_begun(self, day: date) -> bool:
-        return day <= self.clock().astimezone(ZoneInfo(self.project_timezone)).date()
+            return self._spending[family.name].book(cost, time.monotonic())
 
 
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    body: bytes | Iterator[bytes]
-    media_type: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def response(self, fault: Fault | None) -> Response:
-        body, headers = self.body, {**self.headers, **(fault.headers if fault else {})}
-        if fault and fault.drop_after is not None:
-            if isinstance(body, bytes):
-                headers["Content-Length"] = str(len(body))
-                body = iter([body])
-            body = _cut(body, fault.drop_after)
+def _response(answer: Answer, fault: Fault | None) -> Response:
+    body, headers = answer.body, {**answer.headers, **(fault.headers if fault else {})}
+    if fault and fault.drop_after is not None:
         if isinstance(body, bytes):
-            return Response(body, self.status, headers, self.media_type)
-        return StreamingResponse(body, self.status, headers, self.media_type)
-
-
-class _Sink(io.RawIOBase):
-    """Collects what is written to it until it is taken; it cannot seek, so zips are streamed."""
-
-    def __init__(self) -> None:
-        self._chunks: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, chunk: Any) -> int:
-        self._chunks.append(bytes(chunk))
-        return len(chunk)
-
-    def take(self) -> bytes:
-        taken, self._chunks = b"".join(self._chunks), []
-        return taken
-
-
-def _archive(project: Project, hours: Iterable[datetime]) -> Iterator[bytes]:
-    sink = _Sink()
-    with zipfile.ZipFile(sink, "w") as archive:
-        for hour in hours:
-            stamp = (hour.year, hour.month, hour.day, hour.hour, 0, 0)
-            for name, content in project.iter_members(hour):
-                archive.writestr(zipfile.ZipInfo(name, stamp), content)
-                yield sink.take()
-    yield sink.take()
+            headers["Content-Length"] = str(len(body))
+            body = iter([body])
+        body = _cut(body, fault.drop_after)
+    if isinstance(body, bytes):
+        return Response(body, answer.status, headers, answer.media_type)
+    return StreamingResponse(body, answer.status, headers, answer.media_type)
 
 
 def _cut(chunks: Iterator[bytes], length: int) -> Iterator[bytes]:
@@ -414,63 +418,9 @@ async def _stays_connected(request: Request, seconds: float) -> bool:
     return True
 
 
-def _cost(path: str, params: Params) -> int:
-    """Days x conditions x cost of the query type; a group-by counts as four conditions."""
-    if path == "/api/2/export":
-        return 0
-    if path == "/api/2/users":
-        return len(_days(params)) * (5 if params.get("g") else 1)
-    if path == "/api/2/sessions/average":
-        return len(_days(params)) * 4
-    return 1
-
-
-def _days(params: Params) -> list[date]:
-    start, end = (_parse_day(params.get(name, "")) for name in ("start", "end"))
-    if end < start:
-        raise ValueError("The start is after the end")
-    return [start + timedelta(days=n) for n in range((end - start).days + 1)]
-
-
-def _parse_day(value: str) -> date:
-    if not re.fullmatch(r"\d{8}", value):
-        raise ValueError(f"Invalid date {value!r}")
-    return datetime.strptime(value, "%Y%m%d").date()
-
-
-def _parse_hour(value: str) -> datetime:
-    if not re.fullmatch(r"\d{8}T\d\d", value):
-        raise ValueError(f"Invalid hour {value!r}")
-    return datetime.strptime(value, "%Y%m%dT%H").replace(tzinfo=timezone.utc)
-
-
-def _series(days: list[date], series: Mapping[Any, list[float]]) -> _Answer:
-    data = {
-        "xValues": [day.isoformat() for day in days],
-        "series": list(series.values()),
-        "seriesCollapsed": [[0] for _ in series],
-        "seriesLabels": list(series),
-        "seriesMeta": [{"segmentIndex": 0} for _ in series],
-    }
-    return _json({"data": data})
-
-
-def _json(content: Any, status: int = 200) -> _Answer:
-    return _Answer(status, json.dumps(content).encode(), "application/json")
-
-
-def _text(status: int, content: str) -> _Answer:
-    return _Answer(status, content.encode(), "text/plain")
-
-
-def _error(status: int, details: str, message: str = "Unspecified Error") -> _Answer:
-    kind = "invalid" if status == 400 else "unspecified"
-    error = {"http_code": status, "type": kind, "message": message}
-    return _json({"error": {**error, "metadata": {"details": details}}}, status)
-
-
-def _forbidden(path: str) -> _Answer:
-    if path == "/api/2/export":
-        return _text(403, "Invalid API Key")
-    details = {"details": "Invalid API/Secret Key combination"}
-    return _json({"error": {"http_code": 403, "type": "unspecified", "metadata": details}}, 403)
+async def _form(request: Request) -> Params:
+    """The form in the body, which a GET request may have as well."""
+    kind = request.headers.get("Content-Type", "")
+    if not kind.startswith("application/x-www-form-urlencoded"):
+        return {}
+    return dict(parse_qsl((await request.body()).decode(), keep_blank_values=True))

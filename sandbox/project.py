@@ -5,12 +5,15 @@ import json
 import math
 import random
 import uuid
+from calendar import monthrange
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from functools import cached_property
 from itertools import islice
 from typing import Any
+
+from sandbox import plan
 
 Record = dict[str, Any]
 
@@ -54,6 +57,19 @@ _EVENT_TYPES = {
     "Checkout Completed": 0.04,
     "Signed Up": 0.02,
 }
+# Share of users by property, besides `country`.
+_SHARES = {
+    "platform": {"iOS": 0.24, "Android": 0.26, "Web": 0.5},
+    "gp:plan": {"free": 0.6, "pro": 0.25, "family": 0.1, _UNKNOWN: 0.05},
+}
+_EVERYBODY = "(all)"
+# Amplitude's default bins: their ends in seconds, and the share of sessions in each.
+_SESSION_BINS = [
+    (3, 0.08), (10, 0.1), (30, 0.14), (60, 0.13), (180, 0.2), (600, 0.19), (1800, 0.1),
+    (3600, 0.05), (86400, 0.01),
+]  # fmt: skip
+RETENTION_DAYS, LTV_DAYS = 30, 90  # the last day of a cohort that is counted
+REPLAY_RETENTION_DAYS = 90
 _QUERIES = ["jazz für Anfänger", "lo-fi beats ☕", "ночные джазовые записи", "夜の音楽", "top 100"]
 _COMMENTS = [None, None, None, "Loved it 😍\nplaying it again", 'He said "encore" \\ and so did we']
 
@@ -155,6 +171,159 @@ class Project:
             return 0.0
         return self._random("session length", day.isoformat()).uniform(600, 1500)
 
+    def count_users(
+        self, metric: str, days: Iterable[date], by: str | None = None
+    ) -> dict[str, int]:
+        """Users of some days, each counted once, by the values of a property.
+
+        Args:
+            metric: `active` or `new`.
+            by: `country`, `platform` or `gp:plan`; None counts all of them under `(all)`.
+
+        Raises:
+            ValueError: the project has no such property.
+        """
+        if by and by not in _SHARES and not (by == "country" and self.has_country):
+            raise ValueError(f"Invalid user property {by}")
+        by_day = [self._users_of_day(metric, day, by) for day in days]
+        # Somebody who is active on several days is one user of the week; a new user is new once.
+        seen = sum(any(counts.values()) for counts in by_day)
+        once = seen**-0.5 if metric == "active" and seen else 1
+        labels = dict.fromkeys(label for counts in by_day for label in counts)
+        return {
+            label: round(once * sum(counts.get(label, 0) for counts in by_day)) for label in labels
+        }
+
+    def count_events(self, metric: str, days: Iterable[date], event_type: str) -> int:
+        """Events of a type on some days (`totals`), or the users who had one (`uniques`).
+
+        Raises:
+            ValueError: `events_list` has no such type.
+        """
+        if event_type not in _EVENT_TYPES:
+            raise ValueError(f"Invalid event {event_type}")
+        by_day = [self._event_counts(day, event_type)[metric == "uniques"] for day in days]
+        seen = sum(map(bool, by_day))
+        return round(sum(by_day) * (seen**-0.5 if metric == "uniques" and seen else 1))
+
+    def sessions_per_user(self, day: date) -> float:
+        """Mean number of sessions of a day's active users; 0.0 when nobody was active.
+
+        Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (Average sessions per
+        user).
+        """
+        if not any(self.active_users(day).values()):
+            return 0.0
+        return self._random("sessions", day.isoformat()).uniform(1.2, 2.4)
+
+    def session_lengths(self, day: date) -> dict[str, int]:
+        """Sessions of a day by their length, in Amplitude's default bins: `0s-3s`, `3s-10s` ...
+
+        Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (Session length
+        distribution).
+        """
+        sessions = self.sessions_per_user(day) * sum(self.active_users(day).values())
+        chance = self._random("session lengths", day.isoformat())
+        starts = [0, *(end for end, _ in _SESSION_BINS)]
+        return {
+            f"{start}s-{end}s": round(sessions * share * chance.uniform(0.9, 1.1))
+            for start, (end, share) in zip(starts, _SESSION_BINS, strict=False)
+        }
+
+    def retained_users(self, cohort: date) -> list[int]:
+        """Users who were new on `cohort`, and how many of them were active 0, 1 ... 30 days later.
+
+        Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (Retention analysis).
+        """
+        size = sum(self.new_users(cohort).values())
+        chance = self._random("retention", cohort.isoformat())
+        returning = [
+            round(size * 0.5 * (n + 1) ** -0.5 * chance.uniform(0.8, 1.2))
+            for n in range(1, RETENTION_DAYS + 1)
+        ]
+        return [size, round(size * 0.97), *returning]
+
+    def revenue_ltv(self, cohort: date, until: date) -> Record:
+        """What users who were new on `cohort` have paid up to the day `until`.
+
+        `r1d` is the revenue of the first day, `r2d` that of the first two, up to `r90d`; days after
+        `until` are missing. `count` are the users, `paid` those who have paid.
+        Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (User LTV).
+        """
+        size = sum(self.new_users(cohort).values())
+        paying = round(size * 0.3)
+        arppu = self._random("revenue", cohort.isoformat()).uniform(20, 60)
+        days = (until - cohort).days + 1
+
+        def revenue(n: int) -> float:
+            return round(paying * arppu * (1 - math.exp(-n / 40)), 2)
+
+        by_day = {f"r{n}d": revenue(n) for n in range(1, min(days, LTV_DAYS) + 1)}
+        return {**by_day, "count": size, "paid": paying, "total_amount": revenue(days)}
+
+    def iter_session_replays(
+        self, start: datetime, end: datetime, newest_first: bool = False
+    ) -> Iterator[Record]:
+        """Session replays that start from `start` to `end`, both inclusive, ordered by that.
+
+        Several may start in the same second; they are ordered by `replay_id`. Times are UTC.
+        Source: https://amplitude.com/docs/apis/analytics/session-replay (List session replays).
+        """
+        first, step = _whole_hour(start), -1 if newest_first else 1
+        hours = (_whole_hour(end) - first) // timedelta(hours=1) + 1
+        for n in range(hours)[::step]:
+            for replay in self._replays(first + timedelta(hours=n))[::step]:
+                if _iso(start) <= replay["start_time"] <= _iso(end):
+                    yield replay
+
+    def deletion_jobs(self, start: date, end: date, today: date) -> list[Record]:
+        """Jobs scheduled from `start` to `end`, as they stand `today`; days to come are staged.
+
+        `app` is there only where a request went for all projects. A job is `done` five days after
+        its `active_scrub_done_date`.
+        Source: https://amplitude.com/docs/apis/analytics/user-privacy (Get deletion jobs).
+        """
+        days = (start + timedelta(days=n) for n in range((end - start).days + 1))
+        jobs = (self._deletion_job(day, today) for day in days if day.toordinal() % 5 == 0)
+        return [job for job in jobs if job["amplitude_ids"]]
+
+    def annotation_categories(self) -> list[Record]:
+        """The categories that annotations have, and one that none has.
+
+        Source: https://amplitude.com/docs/apis/analytics/chart-annotations (Get all categories).
+        """
+        used = [a["category"] for a in self.annotations() if a["category"]]
+        return [*used, {"id": 45680, "name": "Alerts"}]
+
+    def event_types(self, show_deleted: bool = True) -> list[Record]:
+        """As `plan.event_types`."""
+        return plan.event_types(show_deleted)
+
+    def event_categories(self) -> list[Record]:
+        """The categories of event types: `id` and `name`."""
+        return plan.EVENT_CATEGORIES
+
+    def event_properties(self, event_type: str | None = None) -> list[Record]:
+        """As `plan.event_properties`."""
+        return plan.event_properties(event_type)
+
+    def user_properties(self, show_deleted: bool = True) -> list[Record]:
+        """As `plan.user_properties`."""
+        return plan.user_properties(show_deleted)
+
+    def group_properties(self, group_type: str | None = None) -> list[Record]:
+        """As `plan.group_properties`."""
+        return plan.group_properties(group_type)
+
+    def lookup_tables(self) -> list[Record]:
+        """The lookup tables, as `plan.LookupTable.description`."""
+        return [table.description(self.project_id) for table in plan.LOOKUP_TABLES]
+
+    def lookup_rows(self, name: str) -> list[dict[str, str]]:
+        """The rows of a lookup table, each by its columns; the first is the key."""
+        table = next(table for table in plan.LOOKUP_TABLES if table.name == name)
+        return [dict(zip(table.columns, row, strict=True)) for row in table.rows()]
+
     def annotations(self) -> list[Record]:
         """Chart annotations, v3: some with an end, a category or a chart, some without.
 
@@ -248,6 +417,68 @@ class Project:
 
     def _is_before_start(self, hour: datetime) -> bool:
         return self.first_hour is not None and hour < _whole_hour(self.first_hour)
+
+    def _users_of_day(self, metric: str, day: date, by: str | None) -> dict[str, int]:
+        counts = self.active_users(day) if metric == "active" else self.new_users(day)
+        if by == "country":
+            return counts
+        total = left = sum(counts.values())
+        if by is None:
+            return {_EVERYBODY: total}
+        chance, labels = self._random(by, day.isoformat()), list(_SHARES[by].items())
+        counts = {}
+        for label, share in labels[1:]:
+            counts[label] = min(left, round(total * share * chance.uniform(0.9, 1.1)))
+            left -= counts[label]
+        return {labels[0][0]: left, **counts}
+
+    def _event_counts(self, day: date, event_type: str) -> tuple[int, int]:
+        """Totals and uniques."""
+        users = sum(self.active_users(day).values())
+        chance = self._random("event counts", event_type, day.isoformat())
+        # `active_users` has nine events a user.
+        totals = round(users * 9 * _EVENT_TYPES[event_type] * chance.uniform(0.9, 1.1))
+        return totals, round(users * (1 - math.exp(-totals / users))) if users else 0
+
+    def _replays(self, hour: datetime) -> list[Record]:
+        chance, replays = self._random("replays", hour.isoformat()), []
+        for _ in range(math.ceil(self.event_count(hour) / 8)):
+            user = chance.choice(self._users)
+            start = hour + timedelta(seconds=chance.randrange(3600))
+            session = int(start.timestamp() * 1000) + chance.randrange(1000)
+            replays.append(
+                {
+                    "replay_id": f"{user['device_id']}/{session}",
+                    "session_id": str(session),
+                    "device_id": user["device_id"],
+                    "amplitude_id": user["amplitude_id"],
+                    "start_time": _iso(start),
+                    "end_time": _iso(start + timedelta(seconds=chance.randrange(5, 3600))),
+                    "retention_in_days": REPLAY_RETENTION_DAYS,
+                }
+            )
+        return sorted(replays, key=lambda replay: (replay["start_time"], replay["replay_id"]))
+
+    def _deletion_job(self, day: date, today: date) -> Record:
+        chance, requests = self._random("deletions", day.isoformat()), []
+        for n in chance.sample(range(_USERS), chance.randint(1, 4)):
+            requested = day - timedelta(days=chance.randint(4, 30))
+            if requested <= today and any(self.active_users(requested).values()):
+                requests.append(
+                    {
+                        "amplitude_id": self._users[n]["amplitude_id"],
+                        "requested_on_day": requested.isoformat(),
+                        "requester": "privacy@example.com",
+                    }
+                )
+        scrubbed, age = day + timedelta(days=2), (today - day).days
+        return {
+            "day": day.isoformat(),
+            "status": "staging" if age < -3 else "submitted" if age < 7 else "done",
+            "amplitude_ids": requests,
+            "active_scrub_done_date": scrubbed.isoformat() if scrubbed <= today else None,
+            **({"app": self.project_id} if day.toordinal() % 2 else {}),
+        }
 
     @cached_property
     def _gzipped_bytes_per_event(self) -> float:
@@ -363,6 +594,17 @@ def _whole_hour(moment: datetime) -> datetime:
 def _part_size(events: int) -> int:
     # Amplitude splits an hour on volume; small hours are split too, so that tests meet it.
     return min(5000, max(10, math.ceil(events / 4)))
+
+
+def bucket(day: date, interval: int) -> list[date]:
+    """The days of the day (1), week (7) or month (30) that `day` lies in; weeks start on Monday."""
+    first = {1: day, 7: day - timedelta(days=day.weekday()), 30: day.replace(day=1)}[interval]
+    length = monthrange(day.year, day.month)[1] if interval == 30 else interval
+    return [first + timedelta(days=n) for n in range(length)]
+
+
+def _iso(moment: datetime) -> str:
+    return f"{moment.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _weekly(day: date) -> float:

@@ -1,5 +1,6 @@
 """The sandbox, as a client that knows only Amplitude's documentation sees it."""
 
+import csv
 import gzip
 import io
 import json
@@ -14,8 +15,10 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta, timezone
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -30,6 +33,15 @@ FIRST_HOUR = datetime(2024, 1, 10, 4, tzinfo=timezone.utc)
 EMPTY_HOUR = datetime(2024, 1, 10, 6, tzinfo=timezone.utc)
 DAYS: dict[str, Any] = {"start": "20240109", "end": "20240110"}
 STANDARD, EU = "https://amplitude.com", "https://analytics.eu.amplitude.com"
+DATA, EU_DATA = "https://data-api.amplitude.com", "https://data-api.eu.amplitude.com"
+REPLAYS = "/api/1/session-replays"
+LOOKUP_TABLE = "/api/3/lookup_table"
+RETENTION: dict[str, Any] = {
+    "se": '{"event_type":"_new"}',
+    "re": '{"event_type":"_active"}',
+    "rm": "n-day",
+}
+SONGS: dict[str, Any] = {"e": json.dumps({"event_type": "Song Played 🎧"}), "i": "1"}
 FORBIDDEN = {
     "error": {
         "http_code": 403,
@@ -58,6 +70,21 @@ def get(
         proxies={"https": sandbox.env["HTTPS_PROXY"]},
         verify=sandbox.env["REQUESTS_CA_BUNDLE"],
         timeout=timeout,
+    )
+
+
+def taxonomy(
+    sandbox: Sandbox, name: str, form: dict[str, str] | None = None, **params: str
+) -> requests.Response:
+    return requests.request(
+        "GET",
+        f"{STANDARD}/api/2/taxonomy/{name}",
+        params=params,
+        data=form,
+        auth=(sandbox.api_key, sandbox.secret_key),
+        proxies={"https": sandbox.env["HTTPS_PROXY"]},
+        verify=sandbox.env["REQUESTS_CA_BUNDLE"],
+        timeout=10,
     )
 
 
@@ -284,6 +311,536 @@ def test_given_a_project_without_country_when_grouping_by_it_then_400_has_the_ca
     assert ungrouped.status_code == 200
 
 
+@pytest.fixture
+def old() -> Iterator[Sandbox]:
+    """A project that has existed for years."""
+    with Sandbox(Project(), clock=lambda: NOW, cost_limits=()) as running:
+        yield running
+
+
+@pytest.mark.parametrize("metric", ["active", "new"])
+@pytest.mark.parametrize(
+    ("interval", "labels"),
+    [
+        (7, ["2023-12-25", "2024-01-01", "2024-01-08", "2024-01-15"]),
+        (30, ["2023-12-01", "2024-01-01"]),
+    ],
+)
+def test_given_whole_weeks_and_months_when_asking_for_users_then_they_are_the_truth(
+    old: Sandbox, metric: str, interval: int, labels: list[str]
+) -> None:
+    start, end = {7: ("20231225", "20240121"), 30: ("20231201", "20240131")}[interval]
+    data = get(old, "/api/2/users", m=metric, i=str(interval), start=start, end=end).json()["data"]
+
+    truth = [old.count_users(metric, date.fromisoformat(label), interval) for label in labels]
+    assert data["xValues"] == labels
+    assert data["series"] == [[sum(users.values()) for users in truth]]
+
+
+def test_given_a_range_within_a_week_when_asking_for_users_then_they_are_of_that_range_alone(
+    old: Sandbox,
+) -> None:
+    # Friday to Tuesday.
+    data = get(old, "/api/2/users", i="7", start="20240105", end="20240109").json()["data"]
+
+    first, second = date(2024, 1, 5), date(2024, 1, 8)
+    days = [[first + timedelta(days=n) for n in range(3)], [second, date(2024, 1, 9)]]
+    parts = [old.project.count_users("active", span)["(all)"] for span in days]
+    wholes = [old.count_users("active", day, 7)["(all)"] for day in (first, second)]
+    assert data["xValues"] == ["2024-01-01", "2024-01-08"]
+    assert data["series"] == [parts]
+    assert all(0 < part < whole for part, whole in zip(parts, wholes, strict=True))
+
+
+def test_given_several_days_when_counting_users_then_who_comes_again_counts_once(
+    old: Sandbox,
+) -> None:
+    week = [date(2024, 1, 1) + timedelta(days=n) for n in range(7)]
+    by_day = {m: [old.count_users(m, day)["(all)"] for day in week] for m in ("active", "new")}
+
+    assert max(by_day["active"]) < old.count_users("active", week[0], 7)["(all)"]
+    assert old.count_users("active", week[0], 7)["(all)"] < sum(by_day["active"])
+    assert old.count_users("new", week[0], 7)["(all)"] == sum(by_day["new"])
+
+
+@pytest.mark.parametrize("by", ["platform", "gp:plan"])
+def test_given_a_property_when_grouping_users_by_it_then_all_are_under_one_of_its_values(
+    sandbox: Sandbox, by: str
+) -> None:
+    data = get(sandbox, "/api/2/users", g=by, **DAYS).json()["data"]
+
+    truth = sandbox.count_users("active", NOW.date(), by=by)
+    assert {k: v[1] for k, v in zip(data["seriesLabels"], data["series"], strict=True)} == truth
+    assert sum(truth.values()) == sandbox.count_users("active", NOW.date())["(all)"]
+
+
+@pytest.mark.parametrize("by", ["gp:nothing", "city"])
+def test_given_an_unknown_property_when_grouping_by_it_then_400_names_it(
+    sandbox: Sandbox, by: str
+) -> None:
+    refused = get(sandbox, "/api/2/users", g=by, **DAYS)
+
+    assert refused.status_code == 400
+    assert error_of(refused)["metadata"] == {"details": f"Invalid user property {by}"}
+
+
+def test_given_days_when_asking_for_sessions_per_user_then_they_are_the_truth(
+    sandbox: Sandbox,
+) -> None:
+    data = get(sandbox, "/api/2/sessions/peruser", start="20240109", end="20240111").json()["data"]
+
+    sessions = sandbox.project.sessions_per_user(date(2024, 1, 10))
+    assert sessions > 1
+    assert data["xValues"] == ["2024-01-09", "2024-01-10", "2024-01-11"]
+    assert (data["series"], data["seriesLabels"]) == ([[0, sessions, 0]], [0])
+
+
+def test_given_days_when_asking_for_session_lengths_then_one_histogram_is_of_all_that_have_begun(
+    old: Sandbox,
+) -> None:
+    data = get(old, "/api/2/sessions/length", start="20240109", end="20240112").json()["data"]
+
+    days = [old.project.session_lengths(date(2024, 1, day)) for day in (9, 10)]
+    assert data["xValues"] == [*days[0]]
+    assert data["xValues"][:2] == ["0s-3s", "3s-10s"]
+    assert data["xValues"][-1] == "3600s-86400s"
+    assert data["series"] == [[days[0][label] + days[1][label] for label in days[0]]]
+
+
+def test_given_cohorts_when_asking_for_retention_then_cells_end_with_today(old: Sandbox) -> None:
+    response = get(old, "/api/2/retention", **RETENTION, start="20231231", end="20240111")
+    data = response.json()["data"]
+
+    assert data["seriesMeta"] == [{"segmentIndex": 0, "eventIndex": 0}]
+    (series,) = data["series"]
+    assert series["dates"][:2] == ["Jan 10", "Jan 9"]
+    assert series["dates"][-2:] == ["Jan 1", "Dec 31"]
+    assert [*series["values"]] == series["dates"]
+    users = old.project.retained_users(date(2024, 1, 9))
+    assert series["values"]["Jan 9"] == [
+        {"count": users[0], "outof": users[0], "incomplete": False},
+        {"count": users[1], "outof": users[0], "incomplete": False},
+        {"count": users[2], "outof": users[0], "incomplete": True},
+    ]
+    assert [cell["incomplete"] for cell in series["values"]["Jan 10"]] == [True, True]
+    assert series["values"]["Dec 31"] == old.retention(date(2023, 12, 31))
+    assert series["combined"][0] == {
+        "count": sum(cells[0]["count"] for cells in series["values"].values()),
+        "outof": sum(cells[0]["outof"] for cells in series["values"].values()),
+        "retainedSetId": None,
+        "incomplete": True,
+    }
+    assert len(series["combined"]) == 12
+
+
+def test_given_an_old_cohort_when_asking_for_retention_then_it_ends_with_day_30(
+    old: Sandbox,
+) -> None:
+    response = get(old, "/api/2/retention", **RETENTION, start="20231001", end="20231001")
+
+    cells = response.json()["data"]["series"][0]["values"]["Oct 1"]
+    assert len(cells) == 32
+    assert not any(cell["incomplete"] for cell in cells)
+    assert all(cell["count"] <= cell["outof"] for cell in cells)
+
+
+def test_given_cohorts_when_asking_for_ltv_then_only_days_that_have_begun_are_there(
+    old: Sandbox,
+) -> None:
+    data = get(old, "/api/2/revenue/ltv", m="2", i="1", start="20230901", end="20240111").json()
+
+    (series,) = data["data"]["series"]
+    assert data["data"]["seriesLabels"] == [""]
+    assert series["dates"][0] == "2024-01-10"
+    assert series["dates"][-1] == "2023-09-01"
+    cohort = series["values"]["2024-01-09"]
+    assert [*cohort] == ["r1d", "r2d", "count", "paid", "total_amount"]
+    assert 0 < cohort["r1d"] < cohort["r2d"] == cohort["total_amount"]
+    mature = series["values"]["2023-09-01"]
+    assert mature == old.project.revenue_ltv(date(2023, 9, 1), NOW.date())
+    assert len(mature) == 93
+    assert mature["r90d"] < mature["total_amount"]
+    average = get(old, "/api/2/revenue/ltv", start="20240109", end="20240109").json()["data"]
+    revenue = average["series"][0]["values"]["2024-01-09"]["r1d"]
+    assert revenue == round(cohort["r1d"] / cohort["count"], 2)
+
+
+@pytest.mark.parametrize("metric", ["totals", "uniques"])
+def test_given_an_event_when_segmenting_then_counts_are_those_of_the_truth(
+    old: Sandbox, metric: str
+) -> None:
+    path = "/api/2/events/segmentation"
+    data = get(old, path, **SONGS, m=metric, start="20240109", end="20240111").json()["data"]
+
+    days = [date(2024, 1, 9), date(2024, 1, 10)]
+    counts = [old.project.count_events(metric, [day], "Song Played 🎧") for day in days]
+    total = old.project.count_events(metric, days, "Song Played 🎧")
+    assert data == {
+        "xValues": ["2024-01-09", "2024-01-10", "2024-01-11"],
+        "series": [[*counts, 0]],
+        "seriesCollapsed": [[{"setId": "", "value": total}]],
+        "seriesLabels": [0],
+        "seriesMeta": [{"segmentIndex": 0, "eventIndex": 0}],
+    }
+    assert total == sum(counts) if metric == "totals" else max(counts) < total < sum(counts)
+
+
+def test_given_a_project_without_events_when_asking_for_figures_then_all_are_0() -> None:
+    nothing, day = Project(events_per_hour=0), NOW.date()
+
+    assert nothing.count_users("active", [day]) == {"(all)": 0}
+    assert nothing.sessions_per_user(day) == 0
+    assert set(nothing.session_lengths(day).values()) == {0}
+    assert set(nothing.retained_users(day)) == {0}
+    assert set(nothing.revenue_ltv(day, day).values()) == {0}
+    assert nothing.count_events("uniques", [day], "Signed Up") == 0
+    assert [*nothing.iter_session_replays(FIRST_HOUR, NOW)] == []
+    assert nothing.deletion_jobs(day - timedelta(days=90), day, day) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "details"),
+    [
+        ("/api/2/users", {"i": "2"}, "Invalid parameter i"),
+        ("/api/2/users", {"m": "old"}, "Invalid parameter m"),
+        ("/api/2/users", {"s": "[]"}, "Invalid parameter s"),
+        ("/api/2/sessions/peruser", {"g": "country"}, "Invalid parameter g"),
+        ("/api/2/retention", {**RETENTION, "rm": "bracket"}, "Invalid parameter rm"),
+        ("/api/2/retention", {**RETENTION, "se": '{"event_type":"_all"}'}, "Invalid event _all"),
+        ("/api/2/revenue/ltv", {"m": "4"}, "Invalid parameter m"),
+        (
+            "/api/2/events/segmentation",
+            {"e": '{"event_type":"Fax Sent"}'},
+            "Invalid event Fax Sent",
+        ),
+        (
+            "/api/2/events/segmentation",
+            {"e": '{"event_type":"Signed Up","group_by":[{"type":"user","value":"country"}]}'},
+            "Invalid parameter e",
+        ),
+        ("/api/2/users", {"end": "20240101"}, "The start is after the end"),
+        ("/api/2/users", {"start": "2024-01-09"}, "Invalid date '2024-01-09'"),
+    ],
+)
+def test_given_parameters_that_make_no_query_when_asking_then_400_names_them(
+    sandbox: Sandbox, path: str, params: dict[str, Any], details: str
+) -> None:
+    refused = get(sandbox, path, **{**DAYS, **params})
+
+    assert refused.status_code == 400
+    assert error_of(refused)["metadata"] == {"details": details}
+    assert get(sandbox, "/api/2/events/segmentation", **DAYS).status_code == 400
+
+
+def test_given_the_taxonomy_when_asking_then_each_list_is_the_truth(sandbox: Sandbox) -> None:
+    truth = {
+        "event": sandbox.project.event_types(show_deleted=False),
+        "category": sandbox.project.event_categories(),
+        "event-property": sandbox.project.event_properties(),
+        "user-property": sandbox.project.user_properties(show_deleted=False),
+        "group-property": sandbox.project.group_properties(),
+    }
+
+    for name, rows in truth.items():
+        response = taxonomy(sandbox, name)
+        assert (response.status_code, response.json()) == (200, {"success": True, "data": rows})
+        assert rows
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "deleted"),
+    [("event", "event_type", "Song Skipped"), ("user-property", "user_property", "gp:shoe_size")],
+)
+def test_given_something_deleted_when_listing_then_it_shows_only_on_demand(
+    sandbox: Sandbox, name: str, key: str, deleted: str
+) -> None:
+    every, some = (
+        {row[key] for row in taxonomy(sandbox, name, showDeleted=shown).json()["data"]}
+        for shown in ("true", "false")
+    )
+
+    assert every - some == {deleted}
+
+
+def test_given_an_event_type_in_the_form_when_asking_for_its_properties_then_they_are_its_own(
+    sandbox: Sandbox,
+) -> None:
+    names = [row["event_type"] for row in sandbox.project.event_types()]
+    answers = {name: taxonomy(sandbox, "event-property", {"event_type": name}) for name in names}
+
+    for name, answer in answers.items():
+        assert answer.json()["data"] == sandbox.project.event_properties(name)
+        assert {row["event_type"] for row in answer.json()["data"]} <= {name}
+    assert [len(answer.json()["data"]) for answer in answers.values()] == [1, 3, 0, 2, 1, 0]
+    shared = taxonomy(sandbox, "event-property").json()["data"]
+    assert {row["event_type"] for row in shared} == {None}
+    # The query is not documented to do.
+    by_query = taxonomy(sandbox, "event-property", event_type="Page Viewed")
+    assert by_query.json()["data"] == shared
+    assert sandbox.requests[0].form == {"event_type": "Page Viewed"}
+    unknown = taxonomy(sandbox, "event-property", {"event_type": "Fax Sent"})
+    assert (unknown.status_code, unknown.json()) == (
+        400,
+        {"success": False, "errors": [{"message": "Not found"}]},
+    )
+
+
+def test_given_a_group_type_when_asking_for_its_properties_then_others_are_left_out(
+    sandbox: Sandbox,
+) -> None:
+    by_form = taxonomy(sandbox, "group-property", {"group_type": "company"}).json()["data"]
+    by_query = taxonomy(sandbox, "group-property", group_type="company").json()["data"]
+
+    assert by_form == by_query == sandbox.project.group_properties("company")
+    assert len(by_form) < len(sandbox.project.group_properties())
+
+
+def test_given_a_fault_for_an_event_type_when_others_are_asked_for_then_it_does_not_apply(
+    sandbox: Sandbox,
+) -> None:
+    path = "/api/2/taxonomy/event-property"
+    sandbox.inject(Fault(path, status=400, when=lambda p: p.get("event_type") == "Signed Up"))
+
+    statuses = [
+        taxonomy(sandbox, "event-property", {"event_type": name}).status_code
+        for name in ("Page Viewed", "Signed Up")
+    ]
+    assert statuses == [200, 400]
+
+
+def test_given_four_taxonomy_requests_in_progress_when_a_fifth_arrives_then_it_alone_gets_429(
+    sandbox: Sandbox,
+) -> None:
+    sandbox.inject(Fault("/api/2/taxonomy/*", times=4, delay=1.5))
+
+    with ThreadPoolExecutor(4) as pool:
+        busy = [pool.submit(taxonomy, sandbox, "category") for _ in range(4)]
+        while len(sandbox.requests) < 4:
+            time.sleep(0.02)
+        refused = taxonomy(sandbox, "category")
+        other = get(sandbox, "/api/2/events/list")
+
+    assert refused.status_code == 429
+    assert refused.json()["success"] is False
+    assert other.status_code == 200
+    assert {request.result().status_code for request in busy} == {200}
+
+
+def test_given_a_spent_taxonomy_budget_when_asking_then_429_and_the_dashboard_has_its_own() -> None:
+    with Sandbox(project(), taxonomy_limits=[(2, 60)]) as sandbox:
+        statuses = [taxonomy(sandbox, "category").status_code for _ in range(3)]
+        dashboard = get(sandbox, "/api/2/events/list")
+
+    assert statuses == [200, 200, 429]
+    assert dashboard.status_code == 200
+
+
+def test_given_replays_when_paging_then_every_one_comes_once_in_either_order(
+    old: Sandbox,
+) -> None:
+    span: dict[str, Any] = {
+        "start_time": "2024-01-09T03:00:00Z",
+        "end_time": "2024-01-10T12:00:00Z",
+    }
+    truth = [*old.iter_session_replays(NOW.replace(day=9, hour=3, minute=0), NOW)]
+    truth = [replay for replay in truth if replay["start_time"] <= span["end_time"]]
+
+    for order in ("asc", "desc"):
+        pages: list[list[dict[str, Any]]] = []
+        token: dict[str, Any] = {}
+        while not pages or token:
+            answer = get(old, REPLAYS, **span, **token, sort_order=order, page_size="60").json()
+            pages.append(answer["session_replays"])
+            token = {"page_token": t} if (t := answer["next_page_token"]) else {}
+        assert {len(page) for page in pages[:-1]} == {60}
+        assert 1 <= len(pages[-1]) <= 60
+        assert [*chain(*pages)] == (truth if order == "asc" else truth[::-1])
+    assert len({replay["replay_id"] for replay in truth}) == len(truth) > 120
+
+
+def test_given_no_parameters_when_listing_replays_then_50_of_the_last_90_days_come_oldest_first(
+    old: Sandbox,
+) -> None:
+    page = get(old, REPLAYS).json()["session_replays"]
+
+    assert len(page) == 50
+    assert page == [*islice(old.iter_session_replays(), 50)]
+    assert page[0]["start_time"] >= "2023-10-12T12:30:00Z"
+    assert page[0]["replay_id"] == f"{page[0]['device_id']}/{page[0]['session_id']}"
+    assert page[0]["retention_in_days"] == 90
+
+
+def test_given_both_bounds_when_listing_replays_then_both_are_inclusive(old: Sandbox) -> None:
+    moment = next(old.iter_session_replays(FIRST_HOUR))["start_time"]
+
+    page = get(old, REPLAYS, start_time=moment, end_time=moment).json()
+    assert {replay["start_time"] for replay in page["session_replays"]} == {moment}
+    assert page["next_page_token"] is None
+
+
+def test_given_the_present_when_listing_replays_then_none_starts_or_ends_after_it(
+    old: Sandbox,
+) -> None:
+    page = get(old, REPLAYS, start_time="2024-01-10T12:00:00Z", page_size="200").json()
+
+    assert page["session_replays"]
+    ends = {replay["end_time"] for replay in page["session_replays"]}
+    assert max(ends) == "2024-01-10T12:30:00Z"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"page_size": "201"},
+        {"page_size": "0"},
+        {"page_size": "many"},
+        {"sort_order": "up"},
+        {"start_time": "2024-01-10"},
+        {"end_time": "yesterday"},
+        {"page_token": "nonsense"},
+        {"page_token": "W10="},
+        {"limit": "5"},
+    ],
+    ids=str,
+)
+def test_given_a_wrong_parameter_when_listing_replays_then_400_has_the_documented_body(
+    sandbox: Sandbox, params: dict[str, Any]
+) -> None:
+    response = get(sandbox, REPLAYS, **params)
+
+    assert response.status_code == 400
+    assert [*response.json()] == ["error"]
+
+
+def test_given_a_page_token_when_the_order_changes_then_400(old: Sandbox) -> None:
+    token = get(old, REPLAYS).json()["next_page_token"]
+
+    assert get(old, REPLAYS, page_token=token).status_code == 200
+    assert get(old, REPLAYS, page_token=token, sort_order="desc").status_code == 400
+
+
+def test_given_wrong_keys_when_asking_for_replays_or_tables_then_the_form_is_theirs(
+    sandbox: Sandbox,
+) -> None:
+    replays = get(sandbox, REPLAYS, secret_key="0" * 32)
+    tables = get(sandbox, LOOKUP_TABLE, DATA, secret_key="0" * 32)
+
+    assert (replays.status_code, replays.json()) == (401, {"error": "Invalid API credentials"})
+    assert (tables.status_code, tables.json()["statusCode"]) == (403, 403)
+
+
+@pytest.mark.parametrize(("eu", "home", "abroad"), [(False, DATA, EU_DATA), (True, EU_DATA, DATA)])
+def test_given_lookup_tables_when_asked_of_the_data_host_then_they_are_the_truth(
+    eu: bool, home: str, abroad: str
+) -> None:
+    with Sandbox(project(), eu=eu) as sandbox:
+        response = get(sandbox, LOOKUP_TABLE, home)
+        elsewhere = get(sandbox, LOOKUP_TABLE, abroad)
+        main = get(sandbox, LOOKUP_TABLE, EU if eu else STANDARD)
+        events = get(sandbox, "/api/2/events/list", home)
+
+    assert response.json() == sandbox.project.lookup_tables()
+    assert (elsewhere.status_code, main.status_code, events.status_code) == (403, 404, 404)
+
+
+def test_given_a_lookup_table_when_downloading_it_then_the_csv_holds_its_rows(
+    sandbox: Sandbox,
+) -> None:
+    for table in sandbox.project.lookup_tables():
+        response = get(sandbox, f"{LOOKUP_TABLE}/{quote(table['name'], safe='')}/csv", DATA)
+
+        assert response.headers["Content-Type"].startswith("text/csv")
+        assert response.headers["Transfer-Encoding"] == "chunked"
+        rows = [*csv.DictReader(io.StringIO(response.content.decode(), newline=""))]
+        assert rows == sandbox.project.lookup_rows(table["name"])
+        assert (len(rows), len(response.content)) == (table["rowCount"], table["sizeBytes"])
+        header = [table["keyColumnHeader"], *table["columnHeaders"]]
+        assert response.text.splitlines()[0] == ",".join(header)
+
+
+def test_given_no_such_table_when_downloading_it_then_400_has_the_documented_body(
+    sandbox: Sandbox,
+) -> None:
+    response = get(sandbox, f"{LOOKUP_TABLE}/nothing/csv", DATA)
+
+    assert (response.status_code, response.json()) == (
+        400,
+        {
+            "statusCode": 400,
+            "message": "Lookup table nothing does not exist",
+            "errorCode": "LOOKUP_TABLE_DOES_NOT_EXIST",
+            "extraParams": {},
+        },
+    )
+
+
+def test_given_deletion_jobs_when_asking_then_they_are_the_truth_of_today(old: Sandbox) -> None:
+    span: dict[str, Any] = {"start_day": "2023-12-01", "end_day": "2024-02-29"}
+    jobs = get(old, "/api/2/deletions/users", **span).json()
+
+    assert jobs == old.project.deletion_jobs(date(2023, 12, 1), date(2024, 2, 29), NOW.date())
+    assert {job["status"] for job in jobs} == {"staging", "submitted", "done"}
+    assert {job["status"] for job in jobs if job["day"] > "2024-01-14"} == {"staging"}
+    assert max(job["day"] for job in jobs) < "2024-02-10"
+    assert {"app" in job for job in jobs} == {True, False}
+    assert {job["active_scrub_done_date"] is None for job in jobs} == {True, False}
+    requests_ = [one for job in jobs for one in job["amplitude_ids"]]
+    assert {*requests_[0]} == {"amplitude_id", "requested_on_day", "requester"}
+    assert max(one["requested_on_day"] for one in requests_) <= "2024-01-10"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "status"),
+    [
+        ("2023-07-10", "2024-01-10", 200),
+        ("2023-07-09", "2024-01-10", 400),
+        ("2024-01-10", "2024-01-09", 400),
+        ("20240101", "20240110", 400),
+        ("2024-01-01", "2024-01-32", 400),
+    ],
+)
+def test_given_a_range_when_asking_for_deletion_jobs_then_it_may_have_six_months_at_most(
+    sandbox: Sandbox, start: str, end: str, status: int
+) -> None:
+    response = get(sandbox, "/api/2/deletions/users", start_day=start, end_day=end)
+
+    assert response.status_code == status
+
+
+def test_given_a_request_for_deletion_jobs_when_a_second_follows_at_once_then_it_gets_429(
+    sandbox: Sandbox,
+) -> None:
+    day: dict[str, Any] = {"start_day": "2024-01-01", "end_day": "2024-01-01"}
+    statuses = [get(sandbox, "/api/2/deletions/users", **day).status_code for _ in range(2)]
+    time.sleep(1)
+    statuses.append(get(sandbox, "/api/2/deletions/users", **day).status_code)
+
+    assert statuses == [200, 429, 200]
+
+
+def test_given_a_smaller_plan_when_asking_for_what_it_lacks_then_the_refusal_is_not_the_keys() -> (
+    None
+):
+    plans = frozenset(["taxonomy", "cohorts", "session_replays"])
+    with Sandbox(project(), missing_plans=plans) as sandbox:
+        events, cohorts = taxonomy(sandbox, "event"), get(sandbox, "/api/3/cohorts")
+        replays = get(sandbox, REPLAYS)
+        others = [get(sandbox, path) for path in ("/api/2/events/list", "/api/3/annotations")]
+
+    assert events.status_code == 404
+    assert events.json() == {
+        "success": False,
+        "errors": [{"message": "Taxonomy API access requires an Enterprise plan"}],
+    }
+    assert cohorts.status_code == 403
+    assert "plan" in error_of(cohorts)["metadata"]["details"]
+    assert (replays.status_code, replays.json()) == (
+        403,
+        {"error": "Session Replay is not enabled for this project"},
+    )
+    assert {response.status_code for response in others} == {200}
+
+
 def test_given_days_when_asking_for_session_length_then_seconds_are_those_of_the_truth(
     sandbox: Sandbox,
 ) -> None:
@@ -300,6 +857,8 @@ def test_given_the_plain_lists_when_asking_then_they_are_the_truth_under_their_r
 
     assert get(sandbox, "/api/2/events/list").json() == {"data": truth.events_list()}
     assert get(sandbox, "/api/3/annotations").json() == {"data": truth.annotations()}
+    categories = get(sandbox, "/api/3/annotation-categories").json()
+    assert categories == {"data": truth.annotation_categories()}
     synced = get(sandbox, "/api/3/cohorts", includeSyncInfo="true").json()
     assert synced == {"cohorts": truth.cohorts()}
     plain = get(sandbox, "/api/3/cohorts").json()["cohorts"]
@@ -314,10 +873,20 @@ def test_given_requests_when_looking_back_then_each_is_recorded_with_its_cost(
     get(sandbox, "/api/2/users", **DAYS)
     get(sandbox, "/api/2/users", g="country", **DAYS)
     get(sandbox, "/api/2/sessions/average", **DAYS)
+    get(sandbox, "/api/2/sessions/peruser", **DAYS)
+    get(sandbox, "/api/2/sessions/length", **DAYS)
+    get(sandbox, "/api/2/retention", **RETENTION, **DAYS)
+    get(sandbox, "/api/2/revenue/ltv", m="2", **DAYS)
+    get(sandbox, "/api/2/events/segmentation", **SONGS, **DAYS)
     get(sandbox, "/api/2/events/list")
+    get(sandbox, "/api/3/annotation-categories")
+    taxonomy(sandbox, "event")
+    get(sandbox, REPLAYS)
+    get(sandbox, LOOKUP_TABLE, DATA)
     export(sandbox, "20240110T04", "20240110T04")
 
-    assert [request.cost for request in sandbox.requests] == [2, 10, 8, 1, 0]
+    dashboard = [2, 10, 8, 8, 8, 16, 2, 2, 1, 1]
+    assert [request.cost for request in sandbox.requests] == [*dashboard, 1, 0, 0, 0]
     last = sandbox.requests[-1]
     assert (last.method, last.host, last.path) == ("GET", "amplitude.com", "/api/2/export")
     assert last.params == {"start": "20240110T04", "end": "20240110T04"}

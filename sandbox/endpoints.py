@@ -1,0 +1,422 @@
+"""Amplitude's endpoints: what each accepts, costs and answers.
+
+An endpoint that can't make sense of its parameters raises a ValueError, which is answered 400 in
+the form of its family.
+"""
+
+import io
+import json
+import re
+import zipfile
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from itertools import chain, islice
+from operator import gt, lt, methodcaller
+from typing import TYPE_CHECKING, Any
+
+from sandbox import answers, plan
+from sandbox.answers import Answer, as_json, as_text
+from sandbox.project import Project, Record, bucket
+
+if TYPE_CHECKING:
+    from sandbox.app import ReceivedRequest, Sandbox
+
+Params = dict[str, str]
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What endpoints have in common.
+
+    Args:
+        name: names the budget of cost that they share; `` is none.
+        error: makes an error of a status and details.
+        forbidden: the answer to wrong keys.
+        at_once: how many of their requests may be in progress at once, if fewer than of all.
+        on_data_host: they are on the host `data-api`.
+    """
+
+    name: str
+    error: Callable[[int, str], Answer]
+    forbidden: Answer
+    at_once: int | None = None
+    on_data_host: bool = False
+
+
+EXPORT = Family("", as_text, answers.EXPORT_FORBIDDEN)
+DASHBOARD = Family("dashboard", answers.envelope, answers.FORBIDDEN)
+TAXONOMY = Family("taxonomy", answers.taxonomy_error, answers.FORBIDDEN, at_once=4)
+DELETIONS = Family("deletions", answers.envelope, answers.FORBIDDEN)
+REPLAYS = Family("", answers.replay_error, answers.REPLAYS_UNAUTHORIZED)
+LOOKUP = Family("", answers.lookup_error, answers.LOOKUP_FORBIDDEN, on_data_host=True)
+
+# What a project gets whose plan lacks something: status and details.
+MISSING_PLANS = {
+    "taxonomy": (404, "Taxonomy API access requires an Enterprise plan"),
+    "cohorts": (403, "Behavioral Cohorts are not part of this organization's plan"),
+    "session_replays": (403, "Session Replay is not enabled for this project"),
+}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint of GET requests.
+
+    Args:
+        answer: makes the answer to a request that its family's budget allows.
+        cost: of a request with these parameters, in the units of that budget.
+        accepts: the values of each parameter as a pattern; any other parameter is refused. None
+            leaves all of them to `answer`.
+        plan: the key of `MISSING_PLANS` that it depends on.
+    """
+
+    family: Family
+    answer: Callable[["Sandbox", "ReceivedRequest"], Answer]
+    cost: Callable[[Params], int] = lambda _: 1
+    accepts: Mapping[str, str] | None = None
+    plan: str = ""
+
+    def check(self, params: Params) -> None:
+        """Refuse a parameter that is unknown, or has a value that is."""
+        for name, value in params.items() if self.accepts is not None else ():
+            if not re.fullmatch((self.accepts or {}).get(name, "(?!)"), value, re.DOTALL):
+                raise ValueError(f"Invalid parameter {name}")
+
+
+def find(path: str) -> Endpoint | None:
+    """The endpoint of a path, unquoted."""
+    if path.startswith(_LOOKUP_PATH) and path.endswith("/csv"):
+        return ENDPOINTS[_LOOKUP_PATH + "<name>/csv"]
+    return ENDPOINTS.get(path)
+
+
+def _chart(
+    answer: Callable[["Sandbox", "ReceivedRequest"], Answer],
+    unit: int,
+    accepts: Mapping[str, str],
+) -> Endpoint:
+    """A query that costs days x conditions x `unit`; a group-by counts as four conditions."""
+
+    def cost(params: Params) -> int:
+        return len(_days(params)) * unit * (5 if params.get("g") else 1)
+
+    return Endpoint(DASHBOARD, answer, cost, {"start": ".*", "end": ".*", **accepts})
+
+
+def _list(name: str) -> Endpoint:
+    """A list that the method `name` of the project holds."""
+    read = methodcaller(name)
+    return Endpoint(DASHBOARD, lambda sandbox, _: as_json({"data": read(sandbox.project)}))
+
+
+def _taxonomy(read: Callable[[Project, "ReceivedRequest"], Any]) -> Endpoint:
+    def answer(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
+        return as_json({"success": True, "data": read(sandbox.project, request)})
+
+    return Endpoint(TAXONOMY, answer, plan="taxonomy")
+
+
+def _export(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
+    params, project = request.params, sandbox.project
+    start, end = (_parse_hour(params.get(name, "")) for name in ("start", "end"))
+    if not timedelta(0) <= end - start < timedelta(days=365):
+        raise ValueError("The range must be of 1 hour to 365 days.")
+    hours = sandbox.exportable_hours(start, end)
+    if not hours:
+        return as_text(404, "Raw data files were not found.")
+    if project.archive_bytes(hours) > sandbox.size_limit:
+        raise ValueError("The export is over the size limit.")
+    name = f"{project.project_id}_{params['start']}_{params['end']}.zip"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Answer(200, _archive(project, hours), "application/zip", headers)
+
+
+def _users(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
+    metric, by = request.params.get("m", "active"), request.params.get("g") or None
+    buckets: dict[date, list[date]] = {}
+    for day in _days(request.params):
+        first = bucket(day, int(request.params.get("i", "1")))[0]
+        # A week that lies in the range by half is counted over that half.
+        buckets.setdefault(first, []).extend([day] if sandbox.has_begun(day) else [])
+    counts = [sandbox.project.count_users(metric, days, by) for days in buckets.values()]
+    labels = dict.fromkeys(label for count in counts for label in count)
+    if by is None:
+        return _series(buckets, {0: [sum(count.values()) for count in counts]})
+    return _series(buckets, {s: [count.get(s, 0) for count in counts] for s in labels})
+
+
+def _per_day(name: str) -> Callable[["Sandbox", "ReceivedRequest"], Answer]:
+    """A series that the method `name` of the project holds for each day."""
+
+    def answer(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
+        days, read = _days(request.params), getattr(sandbox.project, name)
+        # A day without sessions is the integer 0, as captured from an empty project.
+        values = [read(day) or 0 if sandbox.has_begun(day) else 0 for day in days]
+        return _series(days, {0: values})
+
+    return answer
+
+
+def _session_lengths(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
+    days = _days(request.params)
+    by_day = [sandbox.project.session_lengths(day) for day in days]
+    begun = [lengths for day, lengths in zip(days, by_day, strict=True) if sandbox.has_begun(day)]
+    series = [sum(lengths[label] for lengths in begun) for label in by_day[0]]
+    return as_json({"data": {"series": [series], "xValues": list(by_day[0])}})
+
+
+def _retention(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
+    _event_type(request.params, "se", ("_new",))
+    _event_type(request.params, "re", ("_active",))
+    cohorts = [day for day in reversed(_days(request.params)) if sandbox.has_begun(day)]
+    values = {f"{_MONTHS[day.month - 1]} {day.day}": sandbox.retention(day) for day in cohorts}
+    combined = []
+    for n in range(max(map(len, values.values()), default=0)):
+        cells = [cohort[n] for cohort in values.values() if n < len(cohort)]
+        combined.append(
+            {
+                "count": sum(cell["count"] for cell in cells),
+                "outof": sum(cell["outof"] for cell in cells),
+                "retainedSetId": None,
+                "incomplete": any(cell["incomplete"] for cell in cells),
+            }
+        )
+    series = [{"dates": list(values), "values": values, "combined": combined}]
+    meta = [{"segmentIndex": 0, "eventIndex": 0}]
+    return as_json({"data": {"series": series, "seriesMeta": meta}})
+
+
+def _revenue_ltv(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
+    divisor = {"0": "count", "1": "paid", "2": ""}[request.params.get("m", "0")]
+    values = {}
+    for day in filter(sandbox.has_begun, reversed(_days(request.params))):
+        cohort = sandbox.project.revenue_ltv(day, sandbox.today)
+        by = cohort[divisor] or 1 if divisor else 1
+        values[day.isoformat()] = {
+            k: round(v / by, 2) if k.startswith("r") else v for k, v in cohort.items()
+        }
+    series = [{"dates": list(values), "values": values}]
+    return as_json({"data": {"seriesLabels": [""], "series": series}})
+
+
+def _segmentation(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
+    project, days = sandbox.project, _days(request.params)
+    metric = request.params.get("m", "uniques")
+    event_type = _event_type(request.params, "e", [e["value"] for e in project.events_list()])
+    begun = [[day] if sandbox.has_begun(day) else [] for day in days]
+    by_day = [project.count_events(metric, day, event_type) for day in begun]
+    total = project.count_events(metric, chain(*begun), event_type)
+    return _series(
+        days,
+        {0: by_day},
+        meta={"segmentIndex": 0, "eventIndex": 0},
+        collapsed={"setId": "", "value": total},
+    )
+
+
+def _cohorts(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
+    cohorts = sandbox.project.cohorts()
+    if request.params.get("includeSyncInfo") != "true":
+        cohorts = [{k: v for k, v in c.items() if k != "syncMetadata"} for c in cohorts]
+    return as_json({"cohorts": cohorts})
+
+
+def _session_replays(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
+    params = request.params
+    size, order = int(params.get("page_size", "50")), params.get("sort_order", "asc")
+    if not 1 <= size <= 200:
+        raise ValueError("page_size must be between 1 and 200")
+    start, end = (_parse_moment(params.get(f"{name}_time")) for name in ("start", "end"))
+    after = _read_token(params["page_token"], order) if "page_token" in params else None
+    if after and order == "asc":
+        start = _parse_moment(after[0])
+    elif after:
+        end = _parse_moment(after[0])
+    replays = sandbox.iter_session_replays(start, end, newest_first=order == "desc")
+    if after:
+        is_later = gt if order == "asc" else lt
+        replays = (r for r in replays if is_later(_position(r), after))
+    page = list(islice(replays, size + 1))
+    token = None
+    if len(page) > size:
+        content = json.dumps([order, *_position(page[size - 1])])
+        token = urlsafe_b64encode(content.encode()).decode()
+    return as_json({"session_replays": page[:size], "next_page_token": token})
+
+
+def _deletions(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
+    start, end = (_parse_day(request.params.get(n, ""), "-") for n in ("start_day", "end_day"))
+    months = (end.year - start.year) * 12 + end.month - start.month
+    if end < start or (months, end.day) > (6, start.day):
+        raise ValueError("The time range must be of a day to six months")
+    return as_json(sandbox.project.deletion_jobs(start, end, sandbox.today))
+
+
+def _lookup_tables(sandbox: "Sandbox", _: "ReceivedRequest") -> Answer:
+    return as_json(sandbox.project.lookup_tables())
+
+
+def _lookup_csv(_: "Sandbox", request: "ReceivedRequest") -> Answer:
+    name = request.path.removeprefix(_LOOKUP_PATH).removesuffix("/csv")
+    tables = [table for table in plan.LOOKUP_TABLES if table.name == name]
+    if not tables:
+        raise ValueError(f"Lookup table {name} does not exist")
+    headers = {"Content-Disposition": 'attachment; filename="table.csv"'}
+    return Answer(200, tables[0].csv(), "text/csv", headers)
+
+
+_LOOKUP_PATH = "/api/3/lookup_table/"
+
+ENDPOINTS = {
+    "/api/2/export": Endpoint(EXPORT, _export, lambda _: 0),
+    "/api/2/users": _chart(_users, 1, {"m": "active|new", "i": "1|7|30", "g": ".*"}),
+    "/api/2/sessions/average": _chart(_per_day("average_session_length"), 4, {}),
+    "/api/2/sessions/peruser": _chart(_per_day("sessions_per_user"), 4, {}),
+    "/api/2/sessions/length": _chart(_session_lengths, 4, {}),
+    "/api/2/retention": _chart(_retention, 8, {"se": ".*", "re": ".*", "rm": "n-day", "i": "1"}),
+    "/api/2/revenue/ltv": _chart(_revenue_ltv, 1, {"m": "[012]", "i": "1"}),
+    # Of one event; a second one would double the cost.
+    "/api/2/events/segmentation": _chart(
+        _segmentation, 1, {"e": ".*", "m": "totals|uniques", "i": "1"}
+    ),
+    "/api/2/events/list": _list("events_list"),
+    "/api/3/annotations": _list("annotations"),
+    "/api/3/annotation-categories": _list("annotation_categories"),
+    "/api/3/cohorts": Endpoint(DASHBOARD, _cohorts, plan="cohorts"),
+    "/api/2/taxonomy/event": _taxonomy(
+        lambda project, request: project.event_types(_shows_deleted(request))
+    ),
+    "/api/2/taxonomy/category": _taxonomy(lambda project, _: project.event_categories()),
+    # In the form alone, as documented; whether the query would do is not.
+    "/api/2/taxonomy/event-property": _taxonomy(
+        lambda project, request: project.event_properties(request.form.get("event_type"))
+    ),
+    "/api/2/taxonomy/user-property": _taxonomy(
+        lambda project, request: project.user_properties(_shows_deleted(request))
+    ),
+    "/api/2/taxonomy/group-property": _taxonomy(
+        lambda project, request: project.group_properties(
+            {**request.params, **request.form}.get("group_type")
+        )
+    ),
+    "/api/1/session-replays": Endpoint(
+        REPLAYS,
+        _session_replays,
+        lambda _: 0,
+        {
+            **dict.fromkeys(("start_time", "end_time", "page_token"), ".*"),
+            "page_size": r"\d{1,9}",
+            "sort_order": "asc|desc",
+        },
+        plan="session_replays",
+    ),
+    "/api/2/deletions/users": Endpoint(DELETIONS, _deletions),
+    _LOOKUP_PATH.rstrip("/"): Endpoint(LOOKUP, _lookup_tables, lambda _: 0),
+    _LOOKUP_PATH + "<name>/csv": Endpoint(LOOKUP, _lookup_csv, lambda _: 0),
+}
+
+
+class _Sink(io.RawIOBase):
+    """Collects what is written to it until it is taken; it cannot seek, so zips are streamed."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, chunk: Any) -> int:
+        self._chunks.append(bytes(chunk))
+        return len(chunk)
+
+    def take(self) -> bytes:
+        taken, self._chunks = b"".join(self._chunks), []
+        return taken
+
+
+def _archive(project: Project, hours: Iterable[datetime]) -> Iterator[bytes]:
+    sink = _Sink()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for hour in hours:
+            stamp = (hour.year, hour.month, hour.day, hour.hour, 0, 0)
+            for name, content in project.iter_members(hour):
+                archive.writestr(zipfile.ZipInfo(name, stamp), content)
+                yield sink.take()
+    yield sink.take()
+
+
+def _days(params: Params) -> list[date]:
+    start, end = (_parse_day(params.get(name, "")) for name in ("start", "end"))
+    if end < start:
+        raise ValueError("The start is after the end")
+    return [start + timedelta(days=n) for n in range((end - start).days + 1)]
+
+
+def _parse_day(value: str, mark: str = "") -> date:
+    if not re.fullmatch(rf"\d{{4}}{mark}\d\d{mark}\d\d", value):
+        raise ValueError(f"Invalid date {value!r}")
+    return datetime.strptime(value, f"%Y{mark}%m{mark}%d").date()
+
+
+def _parse_hour(value: str) -> datetime:
+    if not re.fullmatch(r"\d{8}T\d\d", value):
+        raise ValueError(f"Invalid hour {value!r}")
+    return datetime.strptime(value, "%Y%m%dT%H").replace(tzinfo=timezone.utc)
+
+
+def _parse_moment(value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    if moment.tzinfo is None:
+        raise ValueError(f"Invalid time {value!r}")
+    return moment
+
+
+def _position(replay: Record) -> tuple[str, str]:
+    return replay["start_time"], replay["replay_id"]
+
+
+def _read_token(token: str, order: str) -> tuple[str, str]:
+    """The position of the last replay before a page."""
+    try:
+        token_order, start_time, replay_id = json.loads(urlsafe_b64decode(token))
+    except (TypeError, ValueError) as error:
+        raise ValueError("Invalid page_token") from error
+    if token_order != order:
+        raise ValueError("sort_order must not change between pages")
+    return start_time, replay_id
+
+
+def _event_type(params: Params, name: str, known: Sequence[str]) -> str:
+    """The type of an event object without filters and groups."""
+    event = json.loads(params.get(name, ""))
+    if not isinstance(event, dict) or any(v for k, v in event.items() if k != "event_type"):
+        raise ValueError(f"Invalid parameter {name}")
+    if event.get("event_type") not in known:
+        raise ValueError(f"Invalid event {event.get('event_type')}")
+    return str(event["event_type"])
+
+
+def _shows_deleted(request: "ReceivedRequest") -> bool:
+    return request.params.get("showDeleted") == "true"
+
+
+def _series(
+    days: Iterable[date],
+    series: Mapping[Any, Sequence[float]],
+    meta: Mapping[str, int] | None = None,
+    collapsed: Any = 0,
+) -> Answer:
+    data = {
+        "xValues": [day.isoformat() for day in days],
+        "series": list(series.values()),
+        "seriesCollapsed": [[collapsed] for _ in series],
+        "seriesLabels": list(series),
+        "seriesMeta": [meta or {"segmentIndex": 0} for _ in series],
+    }
+    return as_json({"data": data})
