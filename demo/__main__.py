@@ -113,15 +113,41 @@ def sync_and_compare(sandbox: "Sandbox", db: Path, streams: Sequence[str]) -> di
 def truth(sandbox: "Sandbox") -> dict[str, int]:
     """The number of records per stream that can be read from the sandbox now."""
     project, now = sandbox.project, sandbox.clock()
-    start = project.first_hour or now
-    days = (now.date() - start.date()).days + 1
+    start, today = project.first_hour or now, now.date()
+    days = [start.date() + timedelta(days=n) for n in range((today - start.date()).days + 1)]
+    # Retention has a row for day 0, revenue none.
+    ages = [(today - day).days for day in days]
+    jobs = project.deletion_jobs(days[0], today + timedelta(days=30), today)
+    event_types, tables = project.event_types(), project.lookup_tables()
     return {
         "events": sum(map(project.event_count, sandbox.exportable_hours(start, now))),
-        "active_users": days,
-        "average_session_length": days,
+        "active_users": len(days),
+        "daily_user_counts": 2 * len(days),
+        "weekly_user_counts": 2 * sum(day.weekday() == 0 for day in days),
+        "monthly_user_counts": 2 * sum(day.day == 1 for day in days),
+        "average_session_length": len(days),
+        "sessions_per_user": len(days),
+        "session_lengths": sum(len(project.session_lengths(day)) for day in days),
+        "retention": sum(min(age, 30) + 1 for age in ages),
+        "revenue_ltv": sum(min(age + 1, 90) for age in ages),
+        "event_counts": 2 * len(days) * len(project.events_list()),
         "annotations": len(project.annotations()),
+        "annotation_categories": len(project.annotation_categories()),
         "cohorts": len(project.cohorts()),
         "events_list": len(project.events_list()),
+        "event_categories": len(project.event_categories()),
+        "event_types": len(event_types),
+        "event_properties": sum(
+            len(project.event_properties(name))
+            for name in (None, *(row["event_type"] for row in event_types))
+        ),
+        "user_properties": len(project.user_properties()),
+        "group_properties": len(project.group_properties()),
+        "session_replays": sum(1 for _ in project.iter_session_replays(start, now)),
+        "lookup_tables": len(tables),
+        "lookup_table_rows": sum(len(project.lookup_rows(table["name"])) for table in tables),
+        "deletion_jobs": len(jobs),
+        "deleted_users": sum(len(job["amplitude_ids"]) for job in jobs),
     }
 
 

@@ -36,42 +36,100 @@ EVENTS_PER_HOUR = """
     GROUP BY ALL ORDER BY ALL
 """
 
-DAILY_ACTIVE_USERS = """
-    SELECT date, list_sum(map_values(CAST(statistics AS MAP(VARCHAR, BIGINT))))
-    FROM active_users
-    ORDER BY date
+DAILY_USERS = """
+    SELECT metric, date, sum(users) FROM daily_user_counts GROUP BY ALL ORDER BY ALL
+"""
+
+EVENT_TYPES = """
+    SELECT event_type, count(*) AS events FROM events GROUP BY ALL ORDER BY events
+"""
+
+RETENTION = """
+    SELECT cohort_date, day_number, users / cohort_size, is_complete
+    FROM retention WHERE cohort_size > 0 ORDER BY ALL
 """
 
 
 def draw(db: Path, picture: Path) -> bool:
-    """Draw events per hour and daily active users as a PNG, as far as `db` holds them.
+    """Draw events, users and retention as a PNG, as far as `db` holds them.
 
     Returns whether there was anything to draw.
     """
     with duckdb.connect(str(db), read_only=True) as connection:
         tables = {name for (name,) in connection.execute("SHOW TABLES").fetchall()}
-        hours = connection.execute(EVENTS_PER_HOUR).fetchall() if "events" in tables else []
-        days = connection.execute(DAILY_ACTIVE_USERS).fetchall() if "active_users" in tables else []
-    if not hours and not days:
+
+        def rows(table: str, query: str) -> list[Any]:
+            return connection.execute(query).fetchall() if table in tables else []
+
+        hours, types = rows("events", EVENTS_PER_HOUR), rows("events", EVENT_TYPES)
+        users, cohorts = rows("daily_user_counts", DAILY_USERS), rows("retention", RETENTION)
+    if not (hours or users or cohorts):
         return False
     with rc_context(_STYLE):
-        figure = Figure(figsize=(10, 6.5), dpi=150, layout="constrained")
-        above, below = figure.subplots(2, sharex=True)
-        if hours:
-            starts, counts = zip(*hours, strict=True)
-            edges = [*starts, starts[-1] + timedelta(hours=1)]
-            above.stairs(counts, edges, fill=True, color=_COLOUR, alpha=0.25)
-            above.stairs(counts, edges, color=_COLOUR, linewidth=1.2)
-        _label(above, "Events per hour", "hour of server_upload_time, UTC")
-        if days:
-            dates, users = zip(*days, strict=True)
-            width = 0.9 if len(dates) < 100 else 1
-            bars = below.bar(dates, users, width, align="edge", color=_COLOUR)
-            bars[-1].set_alpha(0.45)
-        _label(below, "Daily active users", "project's time zone; the last day is unfinished")
+        figure = Figure(figsize=(13, 7.5), dpi=150, layout="constrained")
+        (above, right), (below, last) = figure.subplots(2, 2, width_ratios=[5, 3])
+        _draw_hours(above, hours)
+        _draw_types(right, types)
+        _draw_users(below, users)
+        _draw_retention(last, cohorts)
         picture.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(picture, bbox_inches="tight", pad_inches=0.25)
     return True
+
+
+def _draw_hours(axes: Axes, hours: list[Any]) -> None:
+    if hours:
+        starts, counts = zip(*hours, strict=True)
+        edges = [*starts, starts[-1] + timedelta(hours=1)]
+        axes.stairs(counts, edges, fill=True, color=_COLOUR, alpha=0.25)
+        axes.stairs(counts, edges, color=_COLOUR, linewidth=1.2)
+    _label(axes, "Events per hour", "hour of server_upload_time, UTC")
+
+
+def _draw_types(axes: Axes, types: list[Any]) -> None:
+    # Fonts of charts have no pictographs, and names may be long.
+    names = ["".join(c for c in name if ord(c) < 0x2000).strip()[:28] for name, _ in types[-12:]]
+    axes.barh(range(len(names)), [count for _, count in types[-12:]], color=_COLOUR, alpha=0.6)
+    _label(axes, "Events by type", "")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.7, max(len(names), 1) - 0.3)
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def _draw_users(axes: Axes, users: list[Any]) -> None:
+    for metric, alpha in (("active", 0.45), ("new", 1.0)):
+        days = [(day, count) for name, day, count in users if name == metric]
+        if days:
+            dates, counts = zip(*days, strict=True)
+            width = 0.9 if len(dates) < 100 else 1
+            axes.bar(dates, counts, width, align="edge", color=_COLOUR, alpha=alpha, label=metric)
+    if users:
+        axes.legend(frameon=False, ncols=2, loc="upper left")
+    _label(axes, "Daily active and new users", "project's time zone; the last day is unfinished")
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.15)
+
+
+def _draw_retention(axes: Axes, cohorts: list[Any]) -> None:
+    """A triangle: a line per day on which users were new, the latest 15 of them."""
+    days = sorted({row[0] for row in cohorts})[-15:]
+    lines = {day: len(days) - 1 - n for n, day in enumerate(days)}
+    cells = [row for row in cohorts if row[0] in lines and row[1] < 15]
+    for day, number, share, is_complete in cells:
+        shade = 0.05 + 0.85 * min(share, 1.0)
+        axes.barh(lines[day], 0.96, 0.92, left=number - 0.48, color=_COLOUR, alpha=shade)
+        axes.text(
+            *(number, lines[day], f"{100 * share:.0f}"),
+            fontsize="x-small",
+            ha="center",
+            va="center",
+            color="white" if shade > 0.5 else "0.3",
+            style="normal" if is_complete else "italic",
+        )
+    _label(axes, "Retention, %", "days after the first; italic: not over yet")
+    axes.set_yticks(list(lines.values()), [f"{day:%d %b}" for day in lines])
+    axes.set_ylim(-0.6, max(len(days), 1) - 0.4)
+    axes.grid(visible=False)
 
 
 def _label(axes: Axes, title: str, subtitle: str) -> None:

@@ -6,6 +6,7 @@ way of running the connector (package, Builder, manifest runner, PyAirbyte) regi
 Only what the CDK itself installs is imported.
 """
 
+import csv
 import gzip
 import io
 import json
@@ -19,11 +20,13 @@ import time
 import zipfile
 import zlib
 from base64 import b64encode
+from codecs import iterdecode
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
+from itertools import pairwise
 from lzma import LZMAError
 from typing import IO, Any, ClassVar
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
@@ -82,6 +85,10 @@ _RFC3339_TIME = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
 )
 _DAY_OF_TIME = re.compile(r"(\d{4}-\d\d-\d\d)([Tt ]\d\d:\d\d.*)?")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_DAY_KEY = re.compile(r"r(\d+)d")
+# Of the interval that a query asks for, 30 being a month.
+_DAYS = {"1": 1, "7": 7, "30": 31}
 _EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)")
 
 
@@ -129,9 +136,11 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
     what Amplitude said, be it JSON or plain text, and a host that can't be reached is named.
 
     Raises ``AirbyteTracedException`` for a refusal; ``DefaultBackoffException``, which has the CDK
-    ask again, for a 200 whose body is no JSON object, or one that tells of an error: the CDK would
-    take it for an answer without records.
+    ask again, for a 200 whose body is no JSON, or tells of an error: the CDK would take it for an
+    answer without records. ``is_streamed`` bodies are looked at only when they are HTML.
     """
+
+    is_streamed: bool = False
 
     def interpret_response(
         self, response_or_exception: requests.Response | Exception | None
@@ -141,6 +150,9 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
         resolution = super().interpret_response(response_or_exception)
         if not isinstance(response_or_exception, requests.Response):
             return resolution
+        is_page = "html" in response_or_exception.headers.get("Content-Type", "")
+        if response_or_exception.ok and self.is_streamed and not is_page:
+            return SUCCESS_RESOLUTION
         said = f"Amplitude answered HTTP {response_or_exception.status_code}"
         if text := _error_text(response_or_exception):
             said += f" ({text})"
@@ -367,14 +379,16 @@ class ExportArchiveExtractor(RecordExtractor):
 
 @dataclass
 class DashboardSeriesExtractor(RecordExtractor):
-    """Parallel arrays of the Dashboard REST API in, one record per x value (a day) out.
+    """Parallel arrays of the Dashboard REST API in, one record per number out.
 
-    In: ``{"data": {"xValues": [day, ...], "series": [[value, ...], ...], "seriesLabels": [...],
-    "seriesMeta": [...]}}``, where ``series[k][j]`` is series *k* on day *j*. A label is a string,
-    a segment's index, or ``[index, label]``; when ``seriesLabels`` is missing, ``seriesMeta`` holds
-    strings or ``{"segmentIndex": k}``. Out, when ``labelled``: ``{"date": day, value_field:
-    {label: value}}``; otherwise, for the one series: ``{"date": day, value_field: value}``. No
-    built-in extractor transposes.
+    In: ``{"data": {"xValues": [x, ...], "series": [[value, ...], ...], "seriesLabels": [...],
+    "seriesMeta": [...]}}``, where ``series[k][j]`` is series *k* at *x j*: a day, the day by which
+    Amplitude names a week or month, or, with ``x_field``, any text. A label is a string, a
+    segment's index, or ``[index, label]``; when ``seriesLabels`` is missing, ``seriesMeta`` holds
+    strings or ``{"segmentIndex": k}``. Out: ``{"date": x, value_field: value}``, with
+    ``label_field`` also ``{label_field: label}``, which is ``(all)`` where nothing was grouped;
+    when ``labelled``, one record per day, ``{"date": x, value_field: {label: value}}``. No built-in
+    extractor transposes.
 
     Raises ``AirbyteTracedException`` for arrays that can't be paired with certainty.
     """
@@ -382,24 +396,68 @@ class DashboardSeriesExtractor(RecordExtractor):
     parameters: Mapping[str, Any]
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
-        value_field = self.parameters["value_field"]
-        labelled = self.parameters.get("labelled", False)
+        x_field, value_field = (self.parameters.get(n, "date") for n in ("x_field", "value_field"))
+        label_field, labelled = (self.parameters.get(n) for n in ("label_field", "labelled"))
+        query = _query(response)
+        labels = None if labelled or "g" in query else ["(all)"]
         by_day: dict[str, dict[str, float]] = {}
+        records: list[MutableMapping[str, Any]] = []
         with _reading(response) as answer:
-            days = _days_asked_for(response)
-            for label, day, value in _cells(answer, days, None if labelled else [value_field]):
-                by_day.setdefault(day, {})[label] = value
-        for day, values in by_day.items():
-            yield {"date": day, **({value_field: values} if labelled else values)}
+            xs = _list_at(["data", "xValues"], answer)
+            if x_field == "date":
+                _check_dates(xs, _days_asked_for(response), _DAYS[query.get("i", "1")])
+            for label, x, value in _cells(answer, xs, labels):
+                by_day.setdefault(x, {})[label] = value
+                own_label = {label_field: label} if label_field else {}
+                records.append({x_field: x, **own_label, value_field: value})
+        return [{"date": x, value_field: by_day[x]} for x in by_day] if labelled else records
+
+
+@dataclass
+class CohortSeriesExtractor(RecordExtractor):
+    """Retention and lifetime value by cohort of new users in, a record per cohort and day out.
+
+    In: ``{"data": {"series": [{"dates": [date, ...], "values": {date: cells}}]}}``, where a date is
+    ``Aug 15`` or ``2026-08-15``. Retention's cells are a list, ``[{"count", "outof",
+    "incomplete"}, ...]``: the cohort's size, day 0, day 1 and so on. Those of lifetime value are
+    ``{"r1d": revenue, "r90d": revenue, "count", "paid", "total_amount"}``. Out: ``{"cohort_date",
+    "day_number", ...}``. No built-in extractor makes records of keys, or a year of a request.
+
+    Raises ``AirbyteTracedException`` for a date that is not among the days asked for.
+    """
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        records: list[MutableMapping[str, Any]] = []
+        with _reading(response) as answer:
+            dates = {name: day for day in _days_asked_for(response) for name in _names_of(day)}
+            series = _list_at(["data", "series"], answer)
+            if len(series) > 1:
+                raise _UnreadableError(f"{len(series)} series where one was asked for")
+            for cohorts in series:
+                named, values = _list_at(["dates"], cohorts), cohorts.get("values")
+                are_texts = all(isinstance(name, str) for name in named)
+                if not isinstance(values, dict) or not are_texts or sorted(named) != sorted(values):
+                    raise _UnreadableError("values are not those of its dates")
+                for name in named:
+                    if name not in dates:
+                        raise _UnreadableError(f"{json.dumps(name)} was not asked for")
+                    for row in _cohort_rows(values[name], name):
+                        if not all(isinstance(value, int | float) for value in row.values()):
+                            raise _UnreadableError(f"the cohort of {name} holds no numbers")
+                        records.append({"cohort_date": dates[name], **row})
+        return records
 
 
 @dataclass
 class ListExtractor(RecordExtractor):
-    """An answer with a list of objects at ``field_path`` (``["data"]``) in, the objects out.
+    """An answer with a list of objects at ``list_path`` (``["data"]``) in, the objects out.
 
-    The built-in extractor takes a list that is missing or null for an empty one, which would empty
-    the table of an overwrite, and passes on elements that are no objects. An empty one is worse
-    than wrong: the CDK takes it for the end of the whole sync.
+    An answer that ``is_bare_list`` is that list itself. With ``expand``, the objects of the list of
+    that name within each are passed on instead, and take the other fields along. Each object must
+    have the field ``needed``: the CDK leaves out parents without. The built-in extractors take a
+    list that is missing or null for an empty one, which would empty the table of an overwrite, and
+    pass on elements that are no objects. An empty one is worse than wrong: the CDK takes it for the
+    end of the whole sync.
 
     Raises ``AirbyteTracedException`` that says what was found, before anything is passed on.
     """
@@ -407,9 +465,59 @@ class ListExtractor(RecordExtractor):
     parameters: Mapping[str, Any]
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
-        path = self.parameters.get("field_path", ["data"])
+        is_bare, expand = self.parameters.get("is_bare_list"), self.parameters.get("expand")
+        path = [] if is_bare else self.parameters.get("list_path", ["data"])
         with _reading(response) as answer:
-            return _records(_list_at(path, answer), ".".join(path))
+            records = _records(_list_at(path, answer), ".".join(path) or "the answer")
+            if needed := self.parameters.get("needed"):
+                for number, record in enumerate(records, start=1):
+                    if record.get(needed) is None:
+                        raise _UnreadableError(f"element {number} has no {needed}")
+            token = _query(response).get("page_token")
+            if token and str(answer.get("next_page_token")) == token:
+                raise _UnreadableError("it names itself as the next page")
+            if not expand:
+                return records
+            return [
+                {**{name: outer[name] for name in outer if name != expand}, **inner}
+                for outer in records
+                for inner in _records(_list_at([expand], outer), expand)
+            ]
+
+
+@dataclass
+class CsvRowsExtractor(RecordExtractor):
+    """A streamed CSV with a header in, ``{"row_number": n, "row": {column: text}}`` out, from 1.
+
+    The built-in decoder would make columns of whatever the table's are, and read them as types.
+
+    Raises ``AirbyteTracedException`` naming the row for one that does not fit the header, and for a
+    connection that breaks off.
+    """
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        path, number = urlsplit(response.url).path, 0
+        try:
+            rows = csv.reader(_text_lines(response), strict=True)
+            header = next(rows, [])
+            if not header or header[0].lstrip().startswith(("<", "{", "[")):
+                raise failure(f"The answer to {path} is no CSV with headings.")
+            if len(set(header)) != len(header):
+                raise failure(f"Two columns of {path} have the same heading.")
+            for number, row in enumerate(filter(None, rows), start=1):
+                if len(row) != len(header):
+                    found = f"{len(row)} cells under {len(header)} headings"
+                    raise failure(f"Row {number} of {path} has {found}.")
+                yield {"row_number": number, "row": dict(zip(header, row, strict=True))}
+        except (csv.Error, UnicodeDecodeError) as error:
+            message = f"What follows row {number} of {path} can't be read: {error}."
+            raise failure(message) from None
+        except OSError as error:
+            raise failure(
+                f"The connection broke after row {number} of {path} ({type(error).__name__}). Run "
+                "it again.",
+                FailureType.transient_error,
+            ) from error
 
 
 @dataclass
@@ -438,12 +546,13 @@ class AnnotationTimes(RecordTransformation):
 class SavedState(StateMigration):
     """A saved state in; out, the CDK's slices: all is done but for what is to be read again.
 
-    ``read_again`` is a number of the cursor's units (hours or days), counted back from the state's
-    own. The CDK's look-back would do the same, but it takes what it reads again for done: a window
-    that fails there, or is not finished when the process dies, would not hold the state back. A
-    state from the future is set back to the newest unit that can be read, with a line of the log.
+    ``read_again`` is a duration (``P7D``), counted back from the state. The CDK's look-back would
+    do the same, but it takes what it reads again for done: a window that fails there, or is not
+    finished when the process dies, would not hold the state back. A state from the future is set
+    back to the newest unit that can be read, with a line of the log.
     In: ``{cursor_field: time}``, in any of ``formats``, or any of the CDK's own forms that hold
-    such a state. Out: ``{"state_type": "date-range", "slices": [{...}]}``.
+    such a state. Out: ``{"state_type": "date-range", "slices": [{...}]}``, one for each partition
+    of a stream that has some; a partition without a state has everything before it.
 
     Raises ``AirbyteTracedException`` (config error) for a state that can't be read.
     """
@@ -452,6 +561,7 @@ class SavedState(StateMigration):
     declarative_stream: DeclarativeStream
     read_again: str
     formats: list[str]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Before the cursor is made of them.
@@ -461,6 +571,16 @@ class SavedState(StateMigration):
         return any(not key.startswith("__ab_") for key in stream_state)
 
     def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
+        retriever: Any = self.declarative_stream.retriever
+        if not retriever.partition_router:
+            return self._done(stream_state)
+        try:
+            saved = [(each["partition"], each["cursor"]) for each in stream_state["states"]]
+        except (LookupError, TypeError):
+            raise self._unreadable(f"it is {dict(stream_state)}") from None
+        return {"states": [{"partition": p, "cursor": self._done(cursor)} for p, cursor in saved]}
+
+    def _done(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
         cursor: Any = self.declarative_stream.incremental_sync
         saved = self._cursor_value(stream_state, cursor.cursor_field)
         if saved in (None, ""):
@@ -474,8 +594,7 @@ class SavedState(StateMigration):
                 f"({saved}). It is set back to {newest.strftime(cursor.datetime_format)}."
             )
             state = newest
-        units = int(InterpolatedString.create(self.read_again, parameters={}).eval(self.config))
-        done = state - units * parse_duration(cursor.cursor_granularity)
+        done = state - parse_duration(self._interpolate(self.read_again))
         slice_of_done = {
             "start": start,
             "end": max(start, done),
@@ -502,8 +621,11 @@ class SavedState(StateMigration):
 
     def _evaluate(self, template: str) -> datetime:
         cursor: Any = self.declarative_stream.incremental_sync
-        value = InterpolatedString.create(template, parameters={}).eval(self.config)
-        return datetime.strptime(str(value), cursor.datetime_format)
+        return datetime.strptime(self._interpolate(template), cursor.datetime_format)
+
+    def _interpolate(self, template: str) -> str:
+        text = InterpolatedString.create(template, parameters=self.parameters)
+        return str(text.eval(self.config))
 
     def _parse(self, value: object, cursor: Any) -> datetime:
         for form in self.formats:
@@ -599,13 +721,14 @@ def _is_in_plain_words(text: str) -> bool:
 
 def _error_text(response: requests.Response) -> str:
     """What an error response says, on one line: ``message: details`` of Amplitude's envelope
-    ``{"error": {"message", "metadata": {"details"}}}``, otherwise the body's text. Empty for a
-    JSON object that came with 200 and tells of no error."""
+    ``{"error": {"message", "metadata": {"details"}}}``, the message in the taxonomy's ``{"errors":
+    [{"message"}]}``, otherwise the body's text. Empty for a JSON object or list that came with 200
+    and tells of no error."""
     try:
         body = response.json()
-        if response.ok and isinstance(body, dict) and "error" not in body:
+        if response.ok and isinstance(body, dict | list) and "error" not in body:
             return ""
-        error = body["error"]
+        error = body["errors"][0] if "errors" in body else body["error"]
         said = [error.get("message"), (error.get("metadata") or {}).get("details")]
         text = ": ".join(part for part in said if part)
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -711,6 +834,15 @@ def _lines(
         raise RequestWindowSplitRequiredException("events", message) from error
 
 
+def _text_lines(response: requests.Response) -> Iterator[str]:
+    """The lines of a body with their ends, streamed, or as the Builder has read it before."""
+    rest = ""
+    for text in iterdecode(response.iter_content(_CHUNK_BYTES), "utf-8-sig"):
+        *lines, rest = f"{rest}{text}".split("\n")
+        yield from (f"{line}\n" for line in lines)
+    yield rest
+
+
 def _request(
     answer: requests.Response | requests.RequestException,
 ) -> requests.PreparedRequest:
@@ -733,32 +865,38 @@ def _is_one_hour(window: str) -> bool:
 
 
 def _parse_event(line: bytes) -> dict[str, Any]:
-    """One line of an archive as an object; raises ``ValueError`` when it is none.
+    """One line of an archive as an object; raises ``ValueError`` when it is none."""
+    event = _parse(line)
+    # The CDK takes an empty record for the end of the sync.
+    if not isinstance(event, dict) or not event:
+        raise ValueError("no event")
+    return event
+
+
+def _parse(text: bytes) -> Any:
+    """What a JSON text says; raises ``ValueError`` when it is none.
 
     orjson refuses some of what lenient writers write, which must not be lost: NaN, infinity and
     numbers beyond a double become null, a lone surrogate ``?``, invalid UTF-8 U+FFFD.
     """
     try:
-        event = orjson.loads(line)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         try:
             lenient = json.loads(
-                line.decode("utf-8-sig", "replace"),
+                text.decode("utf-8-sig", "replace"),
                 parse_constant=lambda _: None,
                 parse_float=_finite,
                 parse_int=_whole,
             )
-            event = json.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
+            value = json.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
         except RecursionError:
             raise ValueError("too deep") from None
-    # The CDK takes an empty record for the end of the sync.
-    if not isinstance(event, dict) or not event:
-        raise ValueError("no event")
     # What can't be printed would end the whole process. To replace is thrice as fast as to count.
-    brackets = len(line) - len(line.replace(b"{", b"").replace(b"[", b""))
-    if brackets > _MAX_DEPTH and _depth(event) > _MAX_DEPTH:
+    brackets = len(text) - len(text.replace(b"{", b"").replace(b"[", b""))
+    if brackets > _MAX_DEPTH and _depth(value) > _MAX_DEPTH:
         raise ValueError("too deep")
-    return event
+    return value
 
 
 def _depth(value: Any) -> int:
@@ -821,13 +959,13 @@ def _local_day(value: Any) -> str | None:
 
 
 @contextmanager
-def _reading(response: requests.Response) -> Iterator[dict[str, Any]]:
+def _reading(response: requests.Response) -> Iterator[Any]:
     """A JSON answer, parsed as leniently as events are; ``_UnreadableError`` becomes a message."""
     try:
         try:
-            answer = _parse_event(response.content)
+            answer = _parse(response.content)
         except ValueError:
-            raise _UnreadableError("it is no object, or an empty one") from None
+            raise _UnreadableError("it is no JSON") from None
         yield answer
     except _UnreadableError as error:
         path = urlsplit(_request(response).url or "").path
@@ -850,6 +988,59 @@ def _days_asked_for(response: requests.Response) -> list[str]:
     return [f"{first + timedelta(days=n):%Y-%m-%d}" for n in range((last - first).days + 1)]
 
 
+def _check_dates(found: Sequence[Any], days: Sequence[str], interval: int) -> None:
+    """Raise unless ``found`` are the days asked for or, with an ``interval`` of more than one day,
+    dates that leave none of them out: the cursor would pass over what is missing."""
+    if interval == 1:
+        if len(found) != len(days):
+            raise _UnreadableError(f"{len(found)} days where {len(days)} were asked for")
+        for number, (text, day) in enumerate(zip(found, days, strict=True), start=1):
+            if text != day:
+                raise _UnreadableError(f"day {number} is {json.dumps(text)} where {day} should be")
+        return
+    try:
+        dates = [date.fromisoformat(text) for text in found]
+    except (TypeError, ValueError):
+        raise _UnreadableError(f"the dates {json.dumps(found)[:200]} are none") from None
+    first, last = date.fromisoformat(days[0]), date.fromisoformat(days[-1])
+    gaps = [(after - before).days for before, after in pairwise(dates)]
+    ends = [abs((a - b).days) for a, b in ((first, dates[0]), (last, dates[-1]))] if dates else []
+    if not dates or max(ends) > interval or not all(0 < gap <= interval for gap in gaps):
+        dates_found = ", ".join(found)[:200] or "no dates"
+        raise _UnreadableError(f"{dates_found} do not cover {first} to {last}")
+
+
+def _names_of(day: str) -> tuple[str, str]:
+    """How answers name a day: ``2026-08-05`` and ``Aug 5``."""
+    _, month, number = day.split("-")
+    return day, f"{_MONTHS[int(month) - 1]} {int(number)}"
+
+
+def _cohort_rows(cells: Any, name: str) -> Iterator[dict[str, Any]]:
+    try:
+        if isinstance(cells, list):
+            for number, cell in enumerate(cells[1:]):
+                yield {
+                    "day_number": number,
+                    "users": cell["count"],
+                    "cohort_size": cell["outof"],
+                    "is_complete": {False: True, True: False}[cell["incomplete"]],
+                }
+        else:
+            for key, value in cells.items():
+                if match := _DAY_KEY.fullmatch(key):
+                    yield {
+                        "day_number": int(match[1]),
+                        "revenue": value,
+                        "users": cells["count"],
+                        "paying_users": cells["paid"],
+                        "total_amount": cells["total_amount"],
+                    }
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise _UnreadableError(f"the cohort of {name} is of another form ({reason})") from None
+
+
 def _records(elements: Iterable[Any], name: str) -> list[dict[str, Any]]:
     """The elements of the list ``name``, each of which may be passed to the CDK: it is an object,
     and not an empty one."""
@@ -865,7 +1056,7 @@ def _records(elements: Iterable[Any], name: str) -> list[dict[str, Any]]:
 def _list_at(path: Sequence[str], answer: Any) -> list[Any]:
     for name in path:
         answer = answer.get(name, ...) if isinstance(answer, dict) else ...
-    return _list(answer, ".".join(path))
+    return _list(answer, ".".join(path) or "the answer")
 
 
 def _list(value: Any, name: str) -> list[Any]:
@@ -884,23 +1075,22 @@ def _kind(value: Any) -> str:
 
 
 def _cells(
-    answer: Mapping[str, Any], days: Sequence[str], labels: Sequence[str] | None = None
+    answer: Mapping[str, Any], xs: Sequence[str], labels: Sequence[str] | None
 ) -> Iterator[tuple[str, str, float]]:
-    """Label, day and value of each cell of ``series``: a row is a label's, a column is a day's.
+    """Label, x and value of each cell of ``series``: a row is a label's, a column is an x's.
 
-    ``days`` are those asked for, and all of them must be there: the cursor would pass over one
-    that is missing. ``labels`` are given where those of the answer mean nothing.
+    ``labels`` are given where those of the answer mean nothing.
     """
-    answered, series = (_list_at(["data", name], answer) for name in ("xValues", "series"))
-    if len(answered) != len(days):
-        raise _UnreadableError(f"{len(answered)} days where {len(days)} were asked for")
-    for number, (found, day) in enumerate(zip(answered, days, strict=True), start=1):
-        if found != day:
-            raise _UnreadableError(f"day {number} is {json.dumps(found)} where {day} should be")
+    for number, x in enumerate(xs, start=1):
+        if not isinstance(x, str):
+            raise _UnreadableError(f"x value {number} is {_kind(x)} where a text should be")
+    if len(set(xs)) != len(xs):
+        raise _UnreadableError("an x value stands twice")
+    series = _list_at(["data", "series"], answer)
     for number, values in enumerate(series, start=1):
         count = len(_list(values, f"series {number}"))
-        if count != len(days):
-            raise _UnreadableError(f"{len(days)} days but {count} values in series {number}")
+        if count != len(xs):
+            raise _UnreadableError(f"{len(xs)} x values but {count} values in series {number}")
         for position, value in enumerate(values, start=1):
             if type(value) not in (int, float):  # isinstance() would take True for a number
                 raise _UnreadableError(f"value {position} of series {number} is {_kind(value)}")
@@ -909,8 +1099,8 @@ def _cells(
     if len(labels) != len(series) or len(set(labels)) != len(labels):
         raise _UnreadableError(f"{len(series)} series but the labels {labels}")
     for label, values in zip(labels, series, strict=True):
-        for day, value in zip(days, values, strict=True):
-            yield label, day, value
+        for x, value in zip(xs, values, strict=True):
+            yield label, x, value
 
 
 def _series_labels(data: Mapping[str, Any], count: int) -> Sequence[str]:

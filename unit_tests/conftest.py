@@ -1,8 +1,10 @@
 import logging
 import time
 from collections.abc import Iterator
+from typing import Any
 from unittest.mock import patch
 
+import freezegun
 import pytest
 from airbyte_cdk.utils.airbyte_secrets_utils import update_secrets
 
@@ -34,3 +36,14 @@ def no_waiting() -> Iterator[None]:
 
     with patch("time.sleep", sleep):
         yield
+
+
+@pytest.fixture
+def standing_clock() -> Iterator[Any]:
+    """Noon of 2024-01-03 in UTC, on a clock that goes on by what is slept only."""
+    with (
+        freezegun.freeze_time("2024-01-03T12:00:00Z") as clock,
+        # One millisecond more, since budgets count in them.
+        patch("time.sleep", lambda seconds: clock.tick(seconds + 0.001)),
+    ):
+        yield clock

@@ -1,5 +1,6 @@
 """What several test files need: the connector in this process, and archives as of Amplitude."""
 
+import base64
 import gzip
 import io
 import json
@@ -11,6 +12,7 @@ from typing import Any
 from airbyte_cdk.models import AirbyteStateMessage, FailureType, SyncMode
 from airbyte_cdk.test.catalog_builder import CatalogBuilder
 from airbyte_cdk.test.entrypoint_wrapper import EntrypointOutput, read
+from airbyte_cdk.test.mock_http import HttpResponse
 from airbyte_cdk.test.models.outcome import ExpectedOutcome
 from airbyte_cdk.test.state_builder import StateBuilder
 
@@ -18,6 +20,9 @@ from source_amplitude import SourceAmplitude
 
 API_KEY = "11112222333344445555666677778888"
 SECRET_KEY = "99990000aaaabbbbccccddddeeeeffff"
+AUTHORIZATION = {
+    "Authorization": f"Basic {base64.b64encode(f'{API_KEY}:{SECRET_KEY}'.encode()).decode()}"
+}
 
 
 def config(**overrides: Any) -> dict[str, Any]:
@@ -73,6 +78,19 @@ def first_error(output: EntrypointOutput) -> tuple[str, FailureType]:
     assert error.message is not None
     assert error.failure_type is not None
     return error.message, error.failure_type
+
+
+def partition_states(output: EntrypointOutput) -> list[tuple[Mapping[str, Any], Any]]:
+    """The last state printed of a stream with partitions: each of them, and its cursor."""
+    return [(each["partition"], each["cursor"]) for each in final_state(output)["states"]]
+
+
+def answer(data: Any, root_key: str = "data") -> HttpResponse:
+    return HttpResponse(json.dumps({root_key: data}))
+
+
+def refusal(status: int, **error: Any) -> HttpResponse:
+    return HttpResponse(json.dumps({"error": {"http_code": status, **error}}), status)
 
 
 def days(first: str, last: str) -> list[str]:

@@ -9,6 +9,7 @@ import struct
 import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -35,6 +36,8 @@ from source_amplitude import components
 from source_amplitude.components import (
     AmplitudeErrorHandler,
     AnnotationTimes,
+    CohortSeriesExtractor,
+    CsvRowsExtractor,
     DashboardSeriesExtractor,
     ExportArchiveExtractor,
     ExportErrorHandler,
@@ -668,6 +671,10 @@ class TestAmplitudeErrorHandler:
             (b'{"error":{"message":"A","metadata":{"details":"B"}}}', " (A: B)"),
             (b'{"error":{"http_code":403,"metadata":{"details":"B"}}}', " (B)"),
             (b'{"error":"plain"}', ' ({"error":"plain"})'),
+            (b'{"success":false,"errors":[{"message":"A"},{"message":"B"}]}', " (A)"),
+            (b'{"errors":["A"]}', ' ({"errors":["A"]})'),
+            (b'{"errors":[]}', ' ({"errors":[]})'),
+            (b'["errors"]', ' (["errors"])'),
             (b"<p>\n  Bad gateway </p>", " (<p> Bad gateway </p>)"),
             (b"", " (an empty body)"),
         ],
@@ -683,7 +690,6 @@ class TestAmplitudeErrorHandler:
         [
             (b"<html>Please wait</html>", "<html>Please wait</html>"),
             (b"", "an empty body"),
-            (b"[]", "[]"),
             (b'{"error":{"metadata":{"details":"Too busy"}}}', "Too busy"),
         ],
     )
@@ -705,9 +711,35 @@ class TestAmplitudeErrorHandler:
         assert failure.value.internal_message == failure.value.message
         assert failure.value.failure_type is FailureType.system_error
 
-    def test_given_an_answer_then_it_is_a_success(self) -> None:
-        resolution = self.handler.interpret_response(response(b'{"data":[]}'))
+    @pytest.mark.parametrize("body", [b'{"data":[]}', b"[]", b'[{"name":"a"}]'])
+    def test_given_an_answer_then_it_is_a_success(self, body: bytes) -> None:
+        resolution = self.handler.interpret_response(response(body))
         assert resolution.response_action is ResponseAction.SUCCESS
+
+    @pytest.mark.parametrize(
+        ("kind", "is_taken"),
+        [("text/csv", True), ("application/json", True), (None, True), ("text/html", False)],
+    )
+    def test_given_a_stream_then_its_body_is_left_alone_unless_it_is_a_page(
+        self, kind: str | None, is_taken: bool
+    ) -> None:
+        handler = AmplitudeErrorHandler(parameters={}, config={}, is_streamed=True)
+        answer = response(b"SKU,Language")
+        if kind:
+            answer.headers["Content-Type"] = kind
+        if is_taken:
+            resolution = handler.interpret_response(answer)
+            assert resolution.response_action is ResponseAction.SUCCESS
+            assert answer.raw.read() == b"SKU,Language"
+        else:
+            with pytest.raises(DefaultBackoffException):
+                handler.interpret_response(answer)
+
+    def test_given_a_stream_that_is_refused_then_what_it_says_is_shown_all_the_same(self) -> None:
+        handler = AmplitudeErrorHandler(parameters={}, config={}, is_streamed=True)
+        with pytest.raises(AirbyteTracedException) as failure:
+            handler.interpret_response(response(b"No such table", status=400))
+        assert str(failure.value.message).startswith("Amplitude answered HTTP 400 (No such table).")
 
     def test_given_an_unreachable_host_then_the_message_names_it_and_what_to_check(self) -> None:
         request = requests.Request("GET", "https://amplitude.com/api/2/events/list").prepare()
@@ -788,6 +820,92 @@ class TestDashboardSeries:
         self, labels: dict[str, Any]
     ) -> None:
         assert self.extract({"data": {"xValues": self.DAYS, "series": [], **labels}}) == []
+
+    def test_given_a_label_field_when_extracted_then_each_number_is_a_record_with_its_label(
+        self,
+    ) -> None:
+        data = {"xValues": self.DAYS, "series": [[7, 8], [1, 0]], "seriesLabels": ["pro", "(none)"]}
+        grouped = response(
+            json.dumps({"data": data}).encode(),
+            url="https://amplitude.com/api/2/users?start=20240101&end=20240102&g=gp:plan",
+        )
+        parameters = {"value_field": "value", "label_field": "segment"}
+        extractor = DashboardSeriesExtractor(parameters=parameters)
+        assert list(extractor.extract_records(grouped)) == [
+            {"date": "2024-01-01", "segment": "pro", "value": 7},
+            {"date": "2024-01-02", "segment": "pro", "value": 8},
+            {"date": "2024-01-01", "segment": "(none)", "value": 1},
+            {"date": "2024-01-02", "segment": "(none)", "value": 0},
+        ]
+
+    def test_given_a_label_field_and_no_group_when_extracted_then_the_label_is_all(self) -> None:
+        data = {"xValues": self.DAYS, "series": [[7, 8]], "seriesLabels": [0]}
+        ungrouped = response(
+            json.dumps({"data": data}).encode(),
+            url="https://amplitude.com/api/2/users?start=20240101&end=20240102",
+        )
+        parameters = {"value_field": "value", "label_field": "segment"}
+        extractor = DashboardSeriesExtractor(parameters=parameters)
+        assert [r["segment"] for r in extractor.extract_records(ungrouped)] == ["(all)"] * 2
+
+    @pytest.mark.parametrize(
+        ("interval", "xs", "found"),
+        [
+            ("7", ["2023-12-26", "2024-01-02"], None),
+            ("7", ["2024-01-01"], None),
+            ("7", ["2024-01-01", "2024-01-08"], None),
+            ("7", ["2024-01-03", "2024-01-09"], None),
+            ("7", ["2023-12-24", "2023-12-31"], "2023-12-24, 2023-12-31 do not cover"),
+            ("7", ["2023-12-27", "2024-01-04"], "2023-12-27, 2024-01-04 do not cover"),
+            ("7", ["2024-01-01"] * 2, "2024-01-01, 2024-01-01 do not cover"),
+            ("7", ["2024-01-02", "2024-01-10"], "2024-01-02, 2024-01-10 do not cover"),
+            ("7", [], "no dates do not cover"),
+            ("30", ["2023-12-01", "2024-01-01"], None),
+            ("30", ["2023-11-30", "2023-12-31"], "2023-11-30, 2023-12-31 do not cover"),
+            ("30", ["2023-12-02", "2024-01-31"], "2023-12-02, 2024-01-31 do not cover"),
+        ],
+    )
+    def test_given_dates_of_weeks_or_months_when_extracted_then_none_may_be_left_out(
+        self, interval: str, xs: list[str], found: str | None
+    ) -> None:
+        """Whatever the day is by which they are named; those asked for are 1 and 2 January."""
+        answer = response(
+            json.dumps({"data": {"xValues": xs, "series": [[5] * len(xs)]}}).encode(),
+            url=f"https://amplitude.com/api/2/users?start=20240101&end=20240102&i={interval}",
+        )
+        extractor = DashboardSeriesExtractor(parameters={"value_field": "value"})
+        if found is None:
+            assert [r["date"] for r in extractor.extract_records(answer)] == xs
+            return
+        with pytest.raises(AirbyteTracedException) as failure:
+            extractor.extract_records(answer)
+        asked = "/api/2/users for 20240101 to 20240102"
+        assert failure.value.message == unreadable(asked, f"{found} 2024-01-01 to 2024-01-02")
+
+    def test_given_an_x_field_when_extracted_then_any_texts_but_two_alike_will_do(self) -> None:
+        def extract(xs: list[Any]) -> list[Any]:
+            answer = response(
+                json.dumps({"data": {"xValues": xs, "series": [[5] * len(xs)]}}).encode(),
+                url="https://amplitude.com/api/2/sessions/length?start=20240101&end=20240101",
+            )
+            parameters = {"value_field": "value", "x_field": "bucket"}
+            return list(DashboardSeriesExtractor(parameters=parameters).extract_records(answer))
+
+        assert extract(["0s-60s", ""]) == [
+            {"bucket": "0s-60s", "value": 5},
+            {"bucket": "", "value": 5},
+        ]
+        assert extract([]) == []
+        asked = "/api/2/sessions/length for 20240101 to 20240101"
+        for xs, found in (
+            (["a", "a"], "an x value stands twice"),
+            (["a", None], "x value 2 is null where a text should be"),
+            ([0], "x value 1 is a number where a text should be"),
+            ([["a"]], "x value 1 is a list where a text should be"),
+        ):
+            with pytest.raises(AirbyteTracedException) as failure:
+                extract(xs)
+            assert failure.value.message == unreadable(asked, found)
 
     def test_given_a_window_over_a_leap_day_when_extracted_then_all_of_its_days_are_expected(
         self,
@@ -880,8 +998,8 @@ class TestDashboardSeries:
             ([None], "series 1 is null where a list should be"),
             ([5, 6], "series 1 is a number where a list should be"),
             (["56"], "series 1 is a text where a list should be"),
-            ([[5]], "2 days but 1 values in series 1"),
-            ([[5, 6, 7]], "2 days but 3 values in series 1"),
+            ([[5]], "2 x values but 1 values in series 1"),
+            ([[5, 6, 7]], "2 x values but 3 values in series 1"),
             ([[5, None]], "value 2 of series 1 is null"),
             ([["5", 6]], "value 1 of series 1 is a text"),
             ([[5, True]], "value 2 of series 1 is a boolean"),
@@ -899,8 +1017,8 @@ class TestDashboardSeries:
     @pytest.mark.parametrize(
         ("series", "found"),
         [
-            ([], "0 series but the labels ['value']"),
-            ([[5, 6], [7, 8]], "2 series but the labels ['value']"),
+            ([], "0 series but the labels ['(all)']"),
+            ([[5, 6], [7, 8]], "2 series but the labels ['(all)']"),
         ],
     )
     def test_given_not_one_series_where_one_value_is_wanted_when_extracted_then_it_fails(
@@ -928,11 +1046,134 @@ class TestDashboardSeries:
         assert len(failure.value.message or "") < 600
 
 
+def retained(*counts: int) -> list[dict[str, Any]]:
+    return [{"count": n, "outof": 9, "incomplete": n == counts[-1]} for n in counts]
+
+
+class TestCohortSeries:
+    """All answers are to the window of the last day of 2023 and the first two of 2024."""
+
+    @staticmethod
+    def extract(answered: Any) -> list[Any]:
+        answer = response(
+            json.dumps(answered).encode(),
+            url="https://amplitude.com/api/2/retention?start=20231231&end=20240102",
+        )
+        return list(CohortSeriesExtractor().extract_records(answer))
+
+    def test_given_retention_when_extracted_then_the_first_cell_is_the_cohorts_size_only(
+        self,
+    ) -> None:
+        values = {"Jan 1": retained(9, 8, 5), "Dec 31": retained(9)}
+        series = [{"dates": ["Jan 1", "Dec 31"], "values": values, "combined": [{}]}]
+        assert self.extract({"data": {"series": series, "seriesMeta": [{}]}}) == [
+            {
+                "cohort_date": "2024-01-01",
+                "day_number": number,
+                "users": users,
+                "cohort_size": 9,
+                "is_complete": is_complete,
+            }
+            for number, users, is_complete in ((0, 8, True), (1, 5, False))
+        ]
+
+    def test_given_revenue_when_extracted_then_only_keys_of_days_are_rows(self) -> None:
+        cells = {"r1d": 1.5, "r10d": 2, "count": 3, "paid": 1, "total_amount": 4, "r": 0, "r1": 0}
+        series = [{"dates": ["2024-01-02"], "values": {"2024-01-02": {**cells, "xr1d": 0}}}]
+        assert self.extract({"data": {"series": series}}) == [
+            {
+                "cohort_date": "2024-01-02",
+                "day_number": number,
+                "revenue": revenue,
+                "users": 3,
+                "paying_users": 1,
+                "total_amount": 4,
+            }
+            for number, revenue in ((1, 1.5), (10, 2))
+        ]
+
+    @pytest.mark.parametrize("series", [[], [{"dates": [], "values": {}}]])
+    def test_given_no_cohorts_when_extracted_then_there_are_no_records(
+        self, series: list[Any]
+    ) -> None:
+        assert self.extract({"data": {"series": series}}) == []
+
+    @pytest.mark.parametrize(
+        ("series", "found"),
+        [
+            (None, "data.series is null where a list should be"),
+            ([{"dates": [], "values": {}}] * 2, "2 series where one was asked for"),
+            ([[]], "dates is missing where a list should be"),
+            ([{"values": {}}], "dates is missing where a list should be"),
+            ([{"dates": "Jan 1", "values": {}}], "dates is a text where a list should be"),
+            ([{"dates": []}], "values are not those of its dates"),
+            ([{"dates": [], "values": []}], "values are not those of its dates"),
+            ([{"dates": ["Jan 1"], "values": {}}], "values are not those of its dates"),
+            ([{"dates": [], "values": {"Jan 1": []}}], "values are not those of its dates"),
+            (
+                [{"dates": ["Jan 1", "Jan 1"], "values": {"Jan 1": []}}],
+                "values are not those of its dates",
+            ),
+            (
+                [{"dates": [None, "Jan 1"], "values": {"Jan 1": [], "Jan 2": []}}],
+                "values are not those of its dates",
+            ),
+            ([{"dates": ["Jan 3"], "values": {"Jan 3": []}}], '"Jan 3" was not asked for'),
+            ([{"dates": ["Feb 29"], "values": {"Feb 29": []}}], '"Feb 29" was not asked for'),
+        ],
+    )
+    def test_given_series_of_another_form_when_extracted_then_it_fails_and_says_which(
+        self, series: Any, found: str
+    ) -> None:
+        self.assert_fails(series, found)
+
+    @pytest.mark.parametrize(
+        ("cells", "reason"),
+        [
+            (None, "AttributeError"),
+            ("text", "AttributeError"),
+            ([None, None], "TypeError"),
+            ([{}, {"count": 1, "outof": 1}], "KeyError"),
+            ([{}, 5], "TypeError"),
+            ({"r1d": 5, "count": 1, "paid": 1}, "KeyError"),
+            ([{}, {"count": 1, "outof": 1, "incomplete": "false"}], "KeyError"),
+        ],
+    )
+    def test_given_cells_of_another_form_when_extracted_then_their_cohort_is_named(
+        self, cells: Any, reason: str
+    ) -> None:
+        series = [
+            {"dates": ["Jan 2", "Jan 1"], "values": {"Jan 2": retained(9, 9), "Jan 1": cells}}
+        ]
+        self.assert_fails(series, f"the cohort of Jan 1 is of another form ({reason}: ")
+
+    @pytest.mark.parametrize(
+        "cells",
+        [
+            [{}, {"count": "1", "outof": 1, "incomplete": False}],
+            {"r1d": None, "count": 1, "paid": 1, "total_amount": 1},
+        ],
+    )
+    def test_given_cells_that_are_no_numbers_when_extracted_then_their_cohort_is_named(
+        self, cells: Any
+    ) -> None:
+        series = [{"dates": ["Jan 1"], "values": {"Jan 1": cells}}]
+        self.assert_fails(series, "the cohort of Jan 1 holds no numbers")
+
+    def assert_fails(self, series: Any, found: str) -> None:
+        with pytest.raises(AirbyteTracedException) as failure:
+            self.extract({"data": {"series": series}})
+        begin, end = unreadable("/api/2/retention for 20231231 to 20240102", "|").split("|")
+        assert failure.value.message
+        assert failure.value.message.startswith(begin + found)
+        assert failure.value.message.endswith(end)
+
+
 class TestList:
     @staticmethod
     def extract(body: bytes) -> list[Any]:
         answer = response(body, url="https://amplitude.com/api/3/cohorts?includeSyncInfo=true")
-        extractor = ListExtractor(parameters={"field_path": ["found", "cohorts"]})
+        extractor = ListExtractor(parameters={"list_path": ["found", "cohorts"]})
         return list(extractor.extract_records(answer))
 
     @pytest.mark.parametrize("elements", [[], [{"id": "b"}, {"id": None}, {"id": "a", "x": [{}]}]])
@@ -958,6 +1199,62 @@ class TestList:
     def test_given_no_path_when_extracted_then_the_list_is_data(self) -> None:
         answer = response(b'{"data":[{"id":1}]}', url="https://amplitude.com/api/3/annotations")
         assert list(ListExtractor(parameters={}).extract_records(answer)) == [{"id": 1}]
+
+    @pytest.mark.parametrize("element", [{"id": 1}, {"id": 1, "value": None}])
+    def test_given_an_object_without_a_field_that_is_needed_when_extracted_then_it_is_named(
+        self, element: dict[str, Any]
+    ) -> None:
+        body = json.dumps({"data": [{"value": ""}, element]}).encode()
+        extractor = ListExtractor(parameters={"needed": "value"})
+        with pytest.raises(AirbyteTracedException) as failure:
+            extractor.extract_records(response(body, url="https://amplitude.com/api/2/events/list"))
+        assert failure.value.message == unreadable("/api/2/events/list", "element 2 has no value")
+
+    def test_given_a_bare_list_when_extracted_then_it_is_the_answer_itself(self) -> None:
+        def extract(body: bytes) -> list[Any]:
+            answer = response(body, url="https://amplitude.com/api/3/lookup_table")
+            extractor = ListExtractor(parameters={"is_bare_list": True})
+            return list(extractor.extract_records(answer))
+
+        assert extract(b'[{"id":1}]') == [{"id": 1}]
+        assert extract(b"[]") == []
+        for body, found in (
+            (b'{"data":[]}', "the answer is an object where a list should be"),
+            (b"null", "the answer is null where a list should be"),
+            (
+                b'[{"id":1},{}]',
+                "element 2 of the answer is an empty object where a record should be",
+            ),
+            (b"<html>", "it is no JSON"),
+        ):
+            with pytest.raises(AirbyteTracedException) as failure:
+                extract(body)
+            assert found in (failure.value.message or "")
+
+    def test_given_a_list_to_expand_when_extracted_then_its_elements_take_the_rest_along(
+        self,
+    ) -> None:
+        def extract(*jobs: Any) -> list[Any]:
+            answer = response(
+                json.dumps(jobs).encode(), url="https://amplitude.com/api/2/deletions"
+            )
+            parameters = {"is_bare_list": True, "expand": "ids"}
+            return list(ListExtractor(parameters=parameters).extract_records(answer))
+
+        assert extract(
+            {"day": "a", "n": 0, "ids": [{"id": 1}, {"id": 2, "n": 5}]}, {"ids": []}
+        ) == [
+            {"day": "a", "n": 0, "id": 1},
+            {"day": "a", "n": 5, "id": 2},
+        ]
+        for ids, found in (
+            ({}, "ids is missing where a list should be"),
+            ({"ids": None}, "ids is null where a list should be"),
+            ({"ids": [{"id": 1}, {}]}, "element 2 of ids is an empty object"),
+        ):
+            with pytest.raises(AirbyteTracedException) as failure:
+                extract({"day": "a", "ids": [{"id": 1}]}, {"day": "b", **ids})
+            assert found in (failure.value.message or "")
 
     @pytest.mark.parametrize(
         ("body", "found"),
@@ -1000,16 +1297,118 @@ class TestList:
         )
 
     def test_given_an_empty_answer_when_extracted_then_it_fails(self) -> None:
-        self.assert_fails(b"{}", "it is no object, or an empty one")
+        self.assert_fails(b"{}", "found.cohorts is missing where a list should be")
 
     def assert_fails(self, body: bytes, found: str) -> None:
         answer = response(body, url="https://amplitude.com/api/3/cohorts?includeSyncInfo=true")
-        extractor = ListExtractor(parameters={"field_path": ["found", "cohorts"]})
+        extractor = ListExtractor(parameters={"list_path": ["found", "cohorts"]})
         with pytest.raises(AirbyteTracedException) as failure:
             next(iter(extractor.extract_records(answer)))
         message = unreadable("/api/3/cohorts", found)
         assert failure.value.message == failure.value.internal_message == message
         assert failure.value.failure_type is FailureType.system_error
+
+
+class TestCsvRows:
+    """Over a socket: what a body of a test double does at its end is not what a connection does."""
+
+    ROWS = b"SKU,Text\r\n" + b"".join(b"%d,%s\r\n" % (n, b"x" * 90) for n in range(1, 3001))
+
+    @staticmethod
+    @contextmanager
+    def served(*parts: bytes) -> Iterator[requests.Response]:
+        """The answer of a server that sends all of ``parts`` and hangs up."""
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            connection.recv(4096)
+            for part in parts:
+                connection.sendall(part)
+            connection.close()
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            threading.Thread(target=serve, daemon=True).start()
+            host = f"http://127.0.0.1:{listener.getsockname()[1]}"  # ignore-https-check
+            url = f"{host}/api/3/lookup_table/a/csv"
+            with requests.get(url, stream=True, timeout=5) as answer:
+                yield answer
+
+    @staticmethod
+    def head(*fields: str) -> bytes:
+        return "".join(f"{line}\r\n" for line in ("HTTP/1.1 200 OK", *fields, "")).encode()
+
+    @staticmethod
+    def chunked(body: bytes) -> bytes:
+        parts = [body[n : n + 5000] for n in range(0, len(body), 5000)]
+        return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+
+    def test_given_a_length_when_extracted_then_all_rows_come_and_then_the_end(self) -> None:
+        with self.served(self.head(f"Content-Length: {len(self.ROWS)}"), self.ROWS) as answer:
+            rows = list(CsvRowsExtractor().extract_records(answer))
+        assert [row["row_number"] for row in rows] == list(range(1, 3001))
+        assert rows[-1]["row"] == {"SKU": "3000", "Text": "x" * 90}
+
+    @pytest.mark.parametrize("is_zipped", [False, True])
+    def test_given_chunks_when_extracted_then_all_rows_come_and_then_the_end(
+        self, is_zipped: bool
+    ) -> None:
+        fields = ["Transfer-Encoding: chunked", *["Content-Encoding: gzip"] * is_zipped]
+        body = self.chunked(gzip.compress(self.ROWS) if is_zipped else self.ROWS)
+        with self.served(self.head(*fields), body + b"0\r\n\r\n") as answer:
+            rows = list(CsvRowsExtractor().extract_records(answer))
+        assert [row["row"]["SKU"] for row in rows] == [str(n) for n in range(1, 3001)]
+
+    @pytest.mark.parametrize("is_zipped", [False, True])
+    def test_given_a_body_that_was_read_before_when_extracted_then_all_rows_come_all_the_same(
+        self, is_zipped: bool
+    ) -> None:
+        """The Builder shows the body beside its records."""
+        body = gzip.compress(self.ROWS) if is_zipped else self.ROWS
+        fields = [f"Content-Length: {len(body)}", *["Content-Encoding: gzip"] * is_zipped]
+        with self.served(self.head(*fields), body) as answer:
+            assert answer.content == self.ROWS
+            rows = list(CsvRowsExtractor().extract_records(answer))
+        assert [row["row"]["SKU"] for row in rows] == [str(n) for n in range(1, 3001)]
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 7])
+    def test_given_pieces_of_any_size_when_extracted_then_rows_and_letters_are_put_together(
+        self, size: int
+    ) -> None:
+        body = '\ufeffSKU,Text\r\n1,"ä\r\n\n😀 ""x"""\r\n\r\n2,ü'.encode()
+        pieces = [body[n : n + size] for n in range(0, len(body), size)]
+        chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+        head = self.head("Transfer-Encoding: chunked")
+        with self.served(head, chunks + b"0\r\n\r\n") as answer:
+            rows = [row["row"] for row in CsvRowsExtractor().extract_records(answer)]
+        assert rows == [{"SKU": "1", "Text": 'ä\r\n\n😀 "x"'}, {"SKU": "2", "Text": "ü"}]
+
+    @pytest.mark.parametrize("framing", ["Content-Length: 300000", "Transfer-Encoding: chunked"])
+    def test_given_a_connection_that_breaks_when_extracted_then_it_fails_and_names_the_last_row(
+        self, framing: str
+    ) -> None:
+        part = self.ROWS[:280_000]
+        body = self.chunked(part) if "chunked" in framing else part
+        rows: list[Any] = []
+        with (
+            self.served(self.head(framing), body) as answer,
+            pytest.raises(AirbyteTracedException) as failure,
+        ):
+            rows.extend(CsvRowsExtractor().extract_records(answer))
+        assert 0 < len(rows) < 3000
+        assert re.fullmatch(
+            rf"The connection broke after row {len(rows)} of /api/3/lookup_table/a/csv \(\w+\)\. "
+            r"Run it again\.",
+            failure.value.message or "",
+        )
+        assert failure.value.failure_type is FailureType.transient_error
+
+    def test_given_a_row_when_it_has_arrived_then_it_is_passed_on_before_the_next_ones_have(
+        self,
+    ) -> None:
+        """A table may have 100 MB."""
+        with self.served(self.head("Content-Length: 300000000"), self.ROWS) as answer:
+            first = next(iter(CsvRowsExtractor().extract_records(answer)))
+        assert first == {"row_number": 1, "row": {"SKU": "1", "Text": "x" * 90}}
 
 
 class TestAnnotationTimes:

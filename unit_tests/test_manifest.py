@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from airbyte_cdk.sources.declarative.interpolation import InterpolatedString
 from airbyte_cdk.sources.streams.http.tcp_keepalive import TcpKeepaliveHTTPAdapter
 from jsonschema import Draft7Validator
 
@@ -93,16 +95,22 @@ def test_every_request_has_its_timeouts_and_keeps_its_connection_alive() -> None
         assert type(adapter) is TcpKeepaliveHTTPAdapter
 
 
-def test_only_archives_are_streamed() -> None:
+def test_only_archives_and_lookup_tables_are_streamed() -> None:
     """What is not would be read into memory whole before a component sees it."""
     streamed = {name for name, r in retrievers().items() if r.requester.stream_response}
-    assert streamed == {"events"}
+    assert streamed == {"events", "lookup_table_rows"}
 
 
 def test_every_extractor_is_one_that_refuses_empty_records() -> None:
     """The CDK ends a whole sync, in silence, at an empty record, and its extractors yield such."""
     extractors = {type(r.record_selector.extractor).__name__ for r in retrievers().values()}
-    assert extractors == {"DashboardSeriesExtractor", "ExportArchiveExtractor", "ListExtractor"}
+    assert extractors == {
+        "CohortSeriesExtractor",
+        "CsvRowsExtractor",
+        "DashboardSeriesExtractor",
+        "ExportArchiveExtractor",
+        "ListExtractor",
+    }
 
 
 def test_the_manifest_loads_without_warnings_of_the_cdk(caplog: pytest.LogCaptureFixture) -> None:
@@ -195,10 +203,12 @@ def test_templates_fall_back_to_the_defaults_of_the_form() -> None:
     template = re.compile(r"config\.get\('(\w+)'(?:\) \| int\(|, )(.+?)\)")
     fallbacks = template.findall(re.sub(r"\s+", " ", MANIFEST_TEXT))
     with_default = {name for name, field in properties.items() if "default" in field}
-    assert {name for name, _ in fallbacks} - {"end_date"} == with_default
+    without = {"end_date": "9999-12-31T00:00:00Z", "user_counts_group_by": ""}
+    assert {name for name, _ in fallbacks} == with_default | without.keys()
     for name, value in fallbacks:
         if name != "end_date":
-            assert yaml.safe_load(value) == properties[name]["default"], name
+            default = properties[name].get("default", without.get(name))
+            assert yaml.safe_load(value) == default, name
 
 
 def test_version_and_base_image_are_the_same_everywhere() -> None:
@@ -211,8 +221,17 @@ def test_version_and_base_image_are_the_same_everywhere() -> None:
 
 
 def test_allowed_hosts_are_those_the_manifest_calls() -> None:
-    url = MANIFEST["definitions"]["base_requester"]["url"]
-    assert re.findall(r"'([a-z.]+\.com)'", url)[::-1] == METADATA["allowedHosts"]["hosts"]
+    of_requesters = {
+        InterpolatedString.create(node["url"], parameters={"endpoint": "/"}).eval(
+            {"data_region": region}, stream_slice=None
+        )
+        for name, node in MANIFEST["definitions"].items()
+        if name.endswith("_requester") and "url" in node
+        for region in ("Standard Server", "EU Residency Server")
+    }
+    hosts = sorted(str(urlsplit(url).hostname) for url in of_requesters)
+    assert hosts == METADATA["allowedHosts"]["hosts"]
+    assert sum(path.endswith("/url") for path, _ in nodes(MANIFEST)) == len(hosts) / 2
 
 
 def test_sample_config_is_accepted_by_the_spec() -> None:

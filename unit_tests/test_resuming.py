@@ -7,7 +7,7 @@ import json
 import os
 import random
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,6 +33,15 @@ class Export:
     def __init__(self) -> None:
         self.versions: dict[datetime, int] = {}
         self.bad: set[datetime] = set()
+
+    def parts(self) -> list["Export"]:
+        """What has a state of its own."""
+        return [self]
+
+    def saved(self, state: Any) -> datetime:
+        if not state:
+            return START - self.unit
+        return datetime.strptime(state[self.cursor], self.form)
 
     def answer(self, request: Any, context: Any) -> bytes:
         threading.Event().wait(random.random() / 500)  # so that windows finish in any order
@@ -84,6 +93,39 @@ class Series(Export):
         return f"{record['date']}#{record['length']}"
 
 
+class Counts(Series):
+    """A project's days for one metric of two, each of which has a state of its own."""
+
+    stream, url = "daily_user_counts", "https://amplitude.com/api/2/users"
+
+    def __init__(self, metric: str, *others: "Counts") -> None:
+        super().__init__()
+        self.metric, self.others = metric, others
+
+    def parts(self) -> list[Export]:
+        return [self, *self.others]
+
+    def saved(self, state: Any) -> datetime:
+        for each in state["states"] if state else ():
+            if each["partition"] == {"metric": self.metric}:
+                return super().saved(each["cursor"])
+        return super().saved(None)
+
+    def answer(self, request: Any, context: Any) -> bytes:
+        for other in self.others:
+            if request.qs["m"] == [other.metric]:
+                return other.answer(request, context)
+        return super().answer(request, context)
+
+    def truth(self) -> set[str]:
+        own = {f"{self.metric} {version}" for version in super().truth()}
+        return own.union(*(other.truth() for other in self.others))
+
+    @staticmethod
+    def name(record: Mapping[str, Any]) -> str:
+        return f"{record['metric']} {record['date']}#{record['users']}"
+
+
 def until(output: EntrypointOutput, count: int | None) -> tuple[list[Any], Any]:
     """The records among the first ``count`` messages, and the last state."""
     messages = output.records_and_state_messages[:count]
@@ -100,15 +142,14 @@ def union_of_syncs(project: Export, step: timedelta, look_back: int, fields: Any
     for sync in range(SYNCS):
         is_last = sync == SYNCS - 1
         newest = now - project.age_of_newest
-        saved = START - project.unit
-        if state:
-            saved = datetime.strptime(state[project.cursor], project.form)
-        first = max(START, saved - (look_back - 1) * project.unit)
-        units = [first + n * project.unit for n in range((newest - first) // project.unit + 1)]
-        for each in units:  # those that are new, and those that change within the look-back
-            if each > saved or chance.random() < 0.5:
-                project.versions[each] = project.versions.get(each, 0) + chance.randint(0, 2)
-        project.bad = set() if is_last else {u for u in units if chance.random() < 0.2}
+        for part in project.parts():
+            saved = part.saved(state)
+            first = max(START, saved - (look_back - 1) * part.unit)
+            units = [first + n * part.unit for n in range((newest - first) // part.unit + 1)]
+            for each in units:  # those that are new, and those that change within the look-back
+                if each > saved or chance.random() < 0.5:
+                    part.versions[each] = part.versions.get(each, 0) + chance.randint(0, 2)
+            part.bad = set() if is_last else {u for u in units if chance.random() < 0.2}
         with freezegun.freeze_time(now), requests_mock.Mocker() as http:
             http.get(project.url, content=project.answer)
             output = read_stream(
@@ -143,13 +184,16 @@ def test_given_failures_late_files_and_deaths_when_synced_again_then_every_event
 
 
 @pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize(
+    "make", [Series, lambda: Counts("active", Counts("new"))], ids=["one", "two"]
+)
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_given_failures_restated_days_and_deaths_when_synced_again_then_every_day_is_the_latest(
-    seed: int,
+    seed: int, make: Callable[[], Series]
 ) -> None:
-    project, chance = Series(), random.Random(seed)
+    project, chance = make(), random.Random(seed)
     look_back = chance.choice([0, 7, 60])  # 60: more than a window
     fields = {"dashboard_lookback_days": look_back, "num_workers": chance.choice([2, 5])}
-    # Up to 40 days between two syncs, the length of a window, and few of them: the budget is real.
+    # Up to 40 days between two syncs, some windows, and few of them: the budget is real.
     arrived = union_of_syncs(project, timedelta(days=5), look_back + 1, fields, seed)
     assert project.truth() - arrived == set(), fields

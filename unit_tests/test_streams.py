@@ -1,7 +1,6 @@
 """Each stream through the CDK's entrypoint: requests matched exactly, state asserted literally."""
 
 import base64
-import json
 from collections import Counter
 from datetime import timedelta
 from typing import Any
@@ -15,7 +14,9 @@ from airbyte_cdk.test.models.outcome import ExpectedOutcome
 
 from unit_tests.helpers import (
     API_KEY,
+    AUTHORIZATION,
     SECRET_KEY,
+    answer,
     archive,
     config,
     days,
@@ -25,16 +26,13 @@ from unit_tests.helpers import (
     logged,
     read_stream,
     records,
+    refusal,
 )
 
 NOW = "2024-01-03T23:30:00Z"
 EXPORT = "https://amplitude.com/api/2/export"
 USERS = "https://amplitude.com/api/2/users"
 SESSIONS = "https://amplitude.com/api/2/sessions/average"
-
-AUTHORIZATION = {
-    "Authorization": f"Basic {base64.b64encode(f'{API_KEY}:{SECRET_KEY}'.encode()).decode()}"
-}
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
@@ -56,14 +54,6 @@ def exported(*events: dict[str, Any]) -> HttpResponse:
 
 def event(uuid: str, uploaded: str) -> dict[str, Any]:
     return {"uuid": uuid, "server_upload_time": uploaded, "event_type": "Signed Up"}
-
-
-def answer(data: Any, root_key: str = "data") -> HttpResponse:
-    return HttpResponse(json.dumps({root_key: data}))
-
-
-def refusal(status: int, **error: Any) -> HttpResponse:
-    return HttpResponse(json.dumps({"error": {"http_code": status, **error}}), status)
 
 
 NO_DATA = HttpResponse("Raw data files were not found.", 404)
@@ -527,8 +517,8 @@ class TestActiveUsers:
             )
         assert first_error(output) == (
             "Amplitude answered HTTP 400 (Invalid chart definition: Invalid user property "
-            "country). This project has never received the property country: turn off Active Users "
-            "Group by Country.",
+            "country). This project has never received that property: turn off Active Users Group "
+            "by Country, or change Group User Counts by, whichever asks for it.",
             FailureType.config_error,
         )
 
@@ -590,27 +580,27 @@ class TestActiveUsers:
 
 
 class TestAverageSessionLength:
-    def test_given_a_long_history_when_read_then_windows_have_49_days(self) -> None:
-        settings = config(start_date="2023-11-01T00:00:00Z")
+    def test_given_a_long_history_when_read_then_windows_have_ten_days(self) -> None:
+        settings = config(start_date="2023-12-20T00:00:00Z")
         with HttpMocker() as http:
             http.get(
-                HttpRequest(SESSIONS, {"start": "20231101", "end": "20231219"}, AUTHORIZATION),
+                HttpRequest(SESSIONS, {"start": "20231220", "end": "20231229"}, AUTHORIZATION),
                 answer(
                     {
-                        "xValues": days("2023-11-01", "2023-12-19"),
-                        "series": [[61.5] * 49],
+                        "xValues": days("2023-12-20", "2023-12-29"),
+                        "series": [[61.5] * 10],
                         "seriesMeta": [{"segmentIndex": 0}],
                     }
                 ),
             )
             http.get(
-                HttpRequest(SESSIONS, {"start": "20231220", "end": "20240103"}, AUTHORIZATION),
-                answer({"xValues": days("2023-12-20", "2024-01-03"), "series": [[0] * 15]}),
+                HttpRequest(SESSIONS, {"start": "20231230", "end": "20240103"}, AUTHORIZATION),
+                answer({"xValues": days("2023-12-30", "2024-01-03"), "series": [[0] * 5]}),
             )
             output = read_stream("average_session_length", settings)
         assert sorted(records(output), key=lambda record: str(record["date"])) == [
-            {"date": day, "length": 61.5 if day < "2023-12-20" else 0}
-            for day in days("2023-11-01", "2024-01-03")
+            {"date": day, "length": 61.5 if day < "2023-12-30" else 0}
+            for day in days("2023-12-20", "2024-01-03")
         ]
         assert final_state(output) == {"date": "2024-01-03"}
 
@@ -841,6 +831,37 @@ class TestRefusals:
             "project lives in the other region: set Data Region to EU Residency Server.",
             FailureType.config_error,
         )
+
+    @pytest.mark.parametrize(
+        ("error", "is_of_the_plan"),
+        [
+            ({"metadata": {"details": "Invalid API/Secret Key combination"}}, False),
+            ({"message": "Invalid API Key"}, False),
+            ({"message": "Behavioral cohorts are not part of your plan"}, True),
+            ({"metadata": None}, True),
+        ],
+    )
+    def test_given_a_403_to_cohorts_when_read_then_the_add_on_is_named_unless_it_is_the_keys(
+        self, error: dict[str, Any], is_of_the_plan: bool
+    ) -> None:
+        with HttpMocker() as http:
+            http.get(
+                HttpRequest("https://amplitude.com/api/3/cohorts", {"includeSyncInfo": "true"}),
+                refusal(403, type="unspecified", **error),
+            )
+            http.get(HttpRequest("https://amplitude.com/api/3/annotations"), answer([{"id": 1}]))
+            output = read_stream(
+                "cohorts",
+                config(),
+                sync_mode=SyncMode.full_refresh,
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+                beside=["annotations"],
+            )
+        assert records(output) == [{"id": 1}]
+        message, failure_type = first_error(output)
+        assert ("takes the Behavioral Cohorts add-on" in message) is is_of_the_plan
+        assert ("The API Key and the Secret Key were refused" in message) is not is_of_the_plan
+        assert failure_type is FailureType.config_error
 
     @pytest.mark.parametrize(
         ("status", "retry_after"),

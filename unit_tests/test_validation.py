@@ -146,6 +146,25 @@ def test_given_a_number_of_workers_that_can_not_be_then_the_bound_is_named(
 
 
 @pytest.mark.parametrize(
+    "value", ["plan", "Country", "gp:", "platform ", " ", "country,city", "g:x"]
+)
+def test_given_a_property_that_amplitude_can_not_group_by_then_the_forms_are_named(
+    value: str,
+) -> None:
+    assert complaint(config(user_counts_group_by=value)) == (
+        f"Group User Counts by (user_counts_group_by) is not valid: {value!r} is not of the form "
+        "platform, country, gp:plan."
+    )
+
+
+@pytest.mark.parametrize(
+    "value", ["platform", "DMA", "device_type", "gp:plan", "gp:a b/c", "gp:gp:"]
+)
+def test_given_a_property_that_amplitude_can_group_by_then_it_is_accepted(value: str) -> None:
+    package(config(user_counts_group_by=value))
+
+
+@pytest.mark.parametrize(
     ("value", "workers"),
     [(..., 2), (1, 1), (5, 5), (0, 1), (None, 2), ("", 2), ("two", 2), (2.0, 2), (9, 5)],
 )

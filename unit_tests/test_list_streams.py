@@ -1,0 +1,816 @@
+"""The streams of things, besides those of test_streams.py: tracking plan, replays, lookup tables,
+deletions.
+
+Requests are matched exactly, and states asserted literally; it is noon of 2024-01-03 in UTC.
+"""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Mapping
+from datetime import date, timedelta
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+import requests_mock
+from airbyte_cdk.models import FailureType, SyncMode
+from airbyte_cdk.test.entrypoint_wrapper import EntrypointOutput
+from airbyte_cdk.test.mock_http import HttpMocker, HttpRequest, HttpResponse
+from airbyte_cdk.test.models.outcome import ExpectedOutcome
+
+from unit_tests.helpers import (
+    AUTHORIZATION,
+    answer,
+    config,
+    days,
+    final_state,
+    first_error,
+    read_stream,
+    records,
+    refusal,
+)
+
+HOST = "https://amplitude.com"
+LOOKUP = "https://data-api.amplitude.com/api/3/lookup_table"
+TODAY = "2024-01-03T00:00:00Z"
+DELETED_TOO = {"showDeleted": "true"}
+TOO_MANY = HttpResponse("", 429)
+
+pytestmark = pytest.mark.usefixtures("standing_clock")
+
+
+def get(
+    http: HttpMocker,
+    url: str,
+    params: Mapping[str, str],
+    *answers: HttpResponse,
+    body: str | None = None,
+) -> None:
+    """An answer for each time that this very request is made."""
+    http.get(HttpRequest(url, params, AUTHORIZATION, body), list(answers))
+
+
+def full(stream: str, **settings: Any) -> EntrypointOutput:
+    return read_stream(stream, config(**settings), sync_mode=SyncMode.full_refresh)
+
+
+def failed(stream: str, *beside: str, **settings: Any) -> EntrypointOutput:
+    return read_stream(
+        stream,
+        config(**settings),
+        sync_mode=SyncMode.full_refresh,
+        expected=ExpectedOutcome.EXPECT_EXCEPTION,
+        beside=beside,
+    )
+
+
+def in_plan(*elements: Any) -> HttpResponse:
+    return HttpResponse(json.dumps({"success": True, "data": elements}))
+
+
+def replays(*elements: Any, token: object = None) -> HttpResponse:
+    return HttpResponse(json.dumps({"session_replays": elements, "next_page_token": token}))
+
+
+def bare(*elements: Any) -> HttpResponse:
+    return HttpResponse(json.dumps(elements))
+
+
+REPLAYED_TODAY = {
+    "start_time": "2024-01-03T00:00:00Z",
+    "end_time": "2024-01-03T12:00:01Z",
+    "sort_order": "asc",
+    "page_size": "200",
+}
+DELETED_SINCE_TODAY = {"start_day": "2024-01-03", "end_day": "2024-02-02"}
+PLAN = f"{HOST}/api/2/taxonomy"
+# Of each stream: its URL, its parameters and the path of its list.
+LISTS = {
+    "annotation_categories": (f"{HOST}/api/3/annotation-categories", {}, "data"),
+    "event_categories": (f"{PLAN}/category", {}, "data"),
+    "event_types": (f"{PLAN}/event", DELETED_TOO, "data"),
+    "user_properties": (f"{PLAN}/user-property", DELETED_TOO, "data"),
+    "group_properties": (f"{PLAN}/group-property", {}, "data"),
+    "session_replays": (f"{HOST}/api/1/session-replays", REPLAYED_TODAY, "session_replays"),
+    "lookup_tables": (LOOKUP, {}, ""),
+    "deletion_jobs": (f"{HOST}/api/2/deletions/users", DELETED_SINCE_TODAY, ""),
+    "deleted_users": (f"{HOST}/api/2/deletions/users", DELETED_SINCE_TODAY, ""),
+}
+
+
+def listed(stream: str, elements: Any) -> HttpResponse:
+    *_, root_key = LISTS[stream]
+    return HttpResponse(json.dumps({root_key: elements} if root_key else elements))
+
+
+@pytest.mark.parametrize("stream", LISTS)
+class TestAll:
+    def test_given_objects_when_read_then_they_arrive_as_they_are(self, stream: str) -> None:
+        url, params, _ = LISTS[stream]
+        element = {"name": "007", "id": 1, "day": "2024-01-03", "app": 5, "unknown": [None, {}]}
+        sent = {**element, "amplitude_ids": [{"amplitude_id": 1}]}
+        with HttpMocker() as http:
+            get(http, url, params, listed(stream, [sent]))
+            output = full(stream, start_date=TODAY)
+        expands = stream == "deleted_users"
+        assert records(output) == [{**element, "amplitude_id": 1} if expands else sent]
+
+    def test_given_an_empty_list_when_read_then_there_are_no_records_and_nothing_fails(
+        self, stream: str
+    ) -> None:
+        url, params, _ = LISTS[stream]
+        with HttpMocker() as http:
+            get(http, url, params, listed(stream, []))
+            output = full(stream, start_date=TODAY)
+        assert records(output) == []
+        assert output.errors == []
+
+    def test_given_too_many_requests_when_read_then_the_same_is_asked_for_again(
+        self, stream: str
+    ) -> None:
+        url, params, _ = LISTS[stream]
+        with HttpMocker() as http:
+            get(http, url, params, TOO_MANY, HttpResponse("<html>"), listed(stream, []))
+            output = full(stream, start_date=TODAY)
+        assert output.errors == []
+
+    @pytest.mark.parametrize(
+        ("elements", "found"),
+        [
+            (None, "{name} is null where a list should be"),
+            ({"id": 1}, "{name} is an object where a list should be"),
+            ([{"id": 1, "amplitude_ids": []}, {}], "element 2 of {name} is an empty object"),
+            (["a"], "element 1 of {name} is a text where a record should be"),
+        ],
+        ids=["null", "object", "empty element", "text"],
+    )
+    def test_given_no_list_of_records_when_read_then_it_fails_before_anything_is_delivered(
+        self, stream: str, elements: Any, found: str
+    ) -> None:
+        url, params, root_key = LISTS[stream]
+        if elements is None and not root_key:
+            return  # no answer at all: it is asked for again
+        with HttpMocker() as http:
+            get(http, url, params, listed(stream, elements))
+            get(http, f"{HOST}/api/3/annotations", {}, answer([{"id": 1}]))
+            output = failed(stream, "annotations", start_date=TODAY)
+        assert [m.record.stream for m in output.records if m.record] == ["annotations"]
+        message, failure_type = first_error(output)
+        assert message.startswith(f"Amplitude's answer to {url.split('.com')[1]} can't be read")
+        assert found.format(name=root_key or "the answer") in message
+        assert failure_type is FailureType.system_error
+
+
+class TestTrackingPlan:
+    STREAMS = ("event_categories", "event_types", "user_properties", "group_properties")
+
+    @pytest.mark.parametrize("stream", STREAMS)
+    def test_given_a_plan_without_taxonomy_when_read_then_it_is_named_and_others_go_on(
+        self, stream: str
+    ) -> None:
+        url, params, _ = LISTS[stream]
+        missing = {"success": False, "errors": [{"message": "Not found"}]}
+        with HttpMocker() as http:
+            get(http, url, params, HttpResponse(json.dumps(missing), 404))
+            get(http, f"{HOST}/api/3/annotations", {}, answer([{"id": 1}]))
+            output = failed(stream, "annotations")
+        assert [m.record.stream for m in output.records if m.record] == ["annotations"]
+        assert first_error(output) == (
+            "Amplitude answered HTTP 404 (Not found). Amplitude answers like this when the "
+            "project's plan has no Taxonomy API, which is part of Enterprise. Have it added, or "
+            "deselect the streams event_types, event_categories, event_properties, "
+            "user_properties and group_properties.",
+            FailureType.config_error,
+        )
+
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_given_refused_keys_when_read_then_keys_and_region_are_named(self, status: int) -> None:
+        with HttpMocker() as http:
+            get(http, f"{PLAN}/category", {}, HttpResponse("Forbidden", status))
+            output = failed("event_categories")
+        message, failure_type = first_error(output)
+        assert "The API Key and the Secret Key were refused" in message
+        assert failure_type is FailureType.config_error
+
+    def test_given_the_eu_region_when_read_then_the_eu_host_is_asked(self) -> None:
+        with HttpMocker() as http:
+            get(http, "https://analytics.eu.amplitude.com/api/2/taxonomy/category", {}, in_plan())
+            output = full("event_categories", data_region="EU Residency Server")
+        assert output.errors == []
+
+    def test_given_event_types_when_their_properties_are_read_then_each_is_named_in_a_form(
+        self,
+    ) -> None:
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        shared = {"event_property": "plan", "event_type": None, "classifications": ["PII"]}
+        asked = HttpRequest(
+            f"{PLAN}/event-property", None, {**AUTHORIZATION, **form}, "event_type=Sign+Up"
+        )
+        with HttpMocker() as http:
+            get(
+                http,
+                f"{PLAN}/event",
+                {},
+                in_plan({"event_type": "Sign Up"}),
+                in_plan({"event_type": "Sign Up"}),
+            )
+            http.get(asked, in_plan({"event_property": "plan"}, {"event_property": "source"}))
+            get(http, f"{PLAN}/event-property", {}, in_plan(shared))
+            output = full("event_properties")
+        assert sorted(map(dict, records(output)), key=str) == sorted(
+            [
+                {"event_property": "plan", "event_type": "Sign Up"},
+                {"event_property": "source", "event_type": "Sign Up"},
+                {**shared, "event_type": ""},
+            ],
+            key=str,
+        )
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "'quoted'",
+            '"quoted"',
+            "{{ 1 }}",
+            "{'a': 1}",
+            "['a', 'b']",
+            "a&b=c/d+e",
+            "😀 Ünïcode",
+            "007",
+            "1e3",
+            "True",
+            "None",
+            " ",
+        ],
+    )
+    def test_given_a_name_of_any_characters_when_properties_are_read_then_it_arrives_as_it_is(
+        self, name: str
+    ) -> None:
+        with requests_mock.Mocker() as http:
+            http.get(f"{PLAN}/event", text=in_plan({"event_type": name}).body)
+            http.get(f"{PLAN}/event-property", text=in_plan({"event_property": "p"}).body)
+            output = full("event_properties")
+        forms = [
+            request.text
+            for request in http.request_history
+            if request.path.endswith("event-property")
+        ]
+        assert sorted(parse_qsl(form or "") for form in forms) == [[], [("event_type", name)]]
+        assert sorted(record["event_type"] for record in records(output)) == ["", name]
+
+    def test_given_one_event_type_that_fails_when_properties_are_read_then_the_others_arrive(
+        self,
+    ) -> None:
+        with requests_mock.Mocker() as http:
+            http.get(f"{PLAN}/event", text=in_plan({"event_type": "a"}, {"event_type": "b"}).body)
+            url = f"{PLAN}/event-property"
+            http.get(url, text=in_plan({"event_property": "p"}).body)
+            http.get(
+                url,
+                status_code=400,
+                text='{"success": false, "errors": [{"message": "Unknown"}]}',
+                additional_matcher=lambda request: request.text == "event_type=a",
+            )
+            output = failed("event_properties")
+        assert sorted(record["event_type"] for record in records(output)) == ["", "b"]
+        assert first_error(output)[0].startswith("Amplitude answered HTTP 400 (Unknown).")
+
+    def test_given_no_event_types_when_properties_are_read_then_the_shared_ones_still_arrive(
+        self,
+    ) -> None:
+        with HttpMocker() as http:
+            get(http, f"{PLAN}/event", {}, in_plan(), in_plan())
+            get(http, f"{PLAN}/event-property", {}, in_plan({"event_property": "p"}))
+            output = full("event_properties")
+        assert records(output) == [{"event_property": "p", "event_type": ""}]
+
+    def test_given_a_parent_that_fails_for_a_while_when_properties_are_read_then_it_is_asked_again(
+        self,
+    ) -> None:
+        page = HttpResponse("<html>Please wait</html>")
+        with HttpMocker() as http:
+            get(http, f"{PLAN}/event", {}, page, TOO_MANY, in_plan(), page, in_plan())
+            get(http, f"{PLAN}/event-property", {}, in_plan({"event_property": "p"}))
+            output = full("event_properties")
+        assert len(records(output)) == 1
+
+
+def replay(number: int, start: str = "2024-01-03T01:00:00Z") -> dict[str, Any]:
+    return {
+        "replay_id": f"device/{number}",
+        "session_id": "1700000000000",
+        "amplitude_id": number,
+        "start_time": start,
+        "end_time": "2024-01-03T02:00:00Z",
+        "retention_in_days": 90,
+    }
+
+
+class TestSessionReplays:
+    URL = f"{HOST}/api/1/session-replays"
+
+    @pytest.mark.parametrize("token", ["opaque+/=&", "1e3", "007", "1_000", "'quoted'", "True", 5])
+    def test_given_pages_when_read_then_each_token_leads_to_the_next_until_there_is_none(
+        self, token: object
+    ) -> None:
+        with HttpMocker() as http:
+            get(http, self.URL, REPLAYED_TODAY, replays(replay(1), replay(2), token=token))
+            get(
+                http,
+                self.URL,
+                {**REPLAYED_TODAY, "page_token": str(token)},
+                replays(replay(3), token="last"),
+            )
+            get(http, self.URL, {**REPLAYED_TODAY, "page_token": "last"}, replays(replay(4)))
+            output = read_stream("session_replays", config(start_date=TODAY))
+        assert records(output) == [replay(number) for number in (1, 2, 3, 4)]
+        assert final_state(output) == {"start_time": "2024-01-03T01:00:00Z"}
+
+    def test_given_a_page_that_names_itself_as_the_next_when_read_then_it_fails(self) -> None:
+        with HttpMocker() as http:
+            get(http, self.URL, REPLAYED_TODAY, replays(replay(1), token="a"))
+            again = replays(replay(2), token="a")
+            get(http, self.URL, {**REPLAYED_TODAY, "page_token": "a"}, again)
+            output = failed("session_replays", start_date=TODAY)
+        assert "it names itself as the next page" in first_error(output)[0]
+
+    @pytest.mark.parametrize("end", [{}, {"next_page_token": ""}, {"next_page_token": None}])
+    def test_given_no_token_in_any_form_when_read_then_the_page_is_the_last(
+        self, end: dict[str, Any]
+    ) -> None:
+        body = json.dumps({"session_replays": [replay(1)], **end})
+        with HttpMocker() as http:
+            get(http, self.URL, REPLAYED_TODAY, HttpResponse(body))
+            output = read_stream("session_replays", config(start_date=TODAY))
+        assert len(records(output)) == 1
+        assert output.errors == []
+
+    def test_given_an_empty_page_with_a_token_when_read_then_the_next_is_asked_for_all_the_same(
+        self,
+    ) -> None:
+        with HttpMocker() as http:
+            get(http, self.URL, REPLAYED_TODAY, replays(token="more"))
+            get(http, self.URL, {**REPLAYED_TODAY, "page_token": "more"}, replays(replay(1)))
+            output = read_stream("session_replays", config(start_date=TODAY))
+        assert len(records(output)) == 1
+
+    def test_given_a_history_when_read_then_windows_have_seven_days_and_meet(self) -> None:
+        asked = [
+            ("2023-12-20T00:00:00Z", "2023-12-27T00:00:00Z"),
+            ("2023-12-27T00:00:00Z", "2024-01-03T00:00:00Z"),
+            ("2024-01-03T00:00:00Z", "2024-01-03T12:00:01Z"),
+        ]
+        with HttpMocker() as http:
+            for number, (start, end) in enumerate(asked):
+                params = {**REPLAYED_TODAY, "start_time": start, "end_time": end}
+                fraction = start.replace("00Z", "00.123456Z")
+                get(http, self.URL, params, replays(replay(number, fraction)))
+            output = read_stream("session_replays", config(start_date="2023-12-20T00:00:00Z"))
+        assert sorted(record["amplitude_id"] for record in records(output)) == [0, 1, 2]
+        assert final_state(output) == {"start_time": "2024-01-03T00:00:00Z"}
+
+    def test_given_the_state_of_a_sync_when_read_again_then_a_day_is_and_what_has_changed_arrives(
+        self,
+    ) -> None:
+        settings = config(start_date="2024-01-02T00:00:00Z")
+        since_start = {**REPLAYED_TODAY, "start_time": "2024-01-02T00:00:00Z"}
+        again = {**REPLAYED_TODAY, "start_time": "2024-01-02T10:30:00Z"}
+        with HttpMocker() as http:
+            get(http, self.URL, since_start, replays(replay(1, "2024-01-03T10:30:00Z")))
+            first = read_stream("session_replays", settings)
+        # A day and a second before the state, the latter being what is done itself
+        again["start_time"] = "2024-01-02T10:30:01Z"
+        ended = {**replay(1, "2024-01-03T10:30:00Z"), "end_time": "2024-01-03T11:00:00Z"}
+        with HttpMocker() as http:
+            get(http, self.URL, again, replays(ended, replay(2, "2024-01-03T11:30:00.5Z")))
+            second = read_stream("session_replays", settings, final_state(first))
+        assert final_state(first) == {"start_time": "2024-01-03T10:30:00Z"}
+        assert [record["end_time"] for record in records(second)] == [
+            "2024-01-03T11:00:00Z",
+            "2024-01-03T02:00:00Z",
+        ]
+        assert final_state(second) == {"start_time": "2024-01-03T11:30:00Z"}
+
+    @pytest.mark.parametrize(
+        ("written", "first", "last"),
+        [
+            ("2024-01-03T06:00:00.999Z", "2024-01-02T06:00:01Z", "2024-01-03T06:00:00Z"),
+            ("2030-01-01T00:00:00Z", "2024-01-02T12:00:01Z", "2024-01-03T12:00:00Z"),
+        ],
+        ids=["fractions", "future"],
+    )
+    def test_given_a_state_of_another_form_or_the_future_when_read_then_it_is_the_newest_second(
+        self, written: str, first: str, last: str
+    ) -> None:
+        with HttpMocker() as http:
+            get(http, self.URL, {**REPLAYED_TODAY, "start_time": first}, replays())
+            output = read_stream("session_replays", config(), {"start_time": written})
+        assert final_state(output) == {"start_time": last}
+
+    def test_given_a_page_that_fails_when_read_then_the_state_stays_and_the_window_comes_again(
+        self,
+    ) -> None:
+        state = {"start_time": "2024-01-03T06:00:00Z"}
+        window = {**REPLAYED_TODAY, "start_time": "2024-01-02T06:00:01Z"}
+        settings = config(start_date="2024-01-01T00:00:00Z")
+        wrong = HttpResponse('{"session_replays": null}')
+        late = replay(1, "2024-01-03T11:00:00Z")
+        with HttpMocker() as http:
+            get(http, self.URL, window, replays(late, token="t"))
+            get(http, self.URL, {**window, "page_token": "t"}, wrong)
+            output = read_stream(
+                "session_replays", settings, state, expected=ExpectedOutcome.EXPECT_EXCEPTION
+            )
+        assert final_state(output) == state
+        assert "session_replays is null where a list should be" in first_error(output)[0]
+        with HttpMocker() as http:
+            get(http, self.URL, window, replays(late, token="t"))
+            get(http, self.URL, {**window, "page_token": "t"}, replays(replay(2)))
+            output = read_stream("session_replays", settings, final_state(output))
+        assert len(records(output)) == 2
+
+    @pytest.mark.parametrize("status", [402, 403, 404])
+    def test_given_no_session_replay_when_read_then_it_is_named_and_others_go_on(
+        self, status: int
+    ) -> None:
+        with HttpMocker() as http:
+            get(http, self.URL, REPLAYED_TODAY, HttpResponse('{"error":"Not enabled"}', status))
+            get(http, f"{HOST}/api/3/annotations", {}, answer([{"id": 1}]))
+            output = failed("session_replays", "annotations", start_date=TODAY)
+        assert [m.record.stream for m in output.records if m.record] == ["annotations"]
+        message, failure_type = first_error(output)
+        assert message == (
+            f'Amplitude answered HTTP {status} ({{"error":"Not enabled"}}). Amplitude answers like '
+            "this when the project has no Session Replay. Have it added to the plan, or deselect "
+            "the stream session_replays."
+        )
+        assert failure_type is FailureType.config_error
+
+    def test_given_refused_keys_when_read_then_they_are_named(self) -> None:
+        with HttpMocker() as http:
+            get(http, self.URL, REPLAYED_TODAY, HttpResponse('{"error":"Unauthorized"}', 401))
+            output = failed("session_replays", start_date=TODAY)
+        assert "The API Key and the Secret Key were refused" in first_error(output)[0]
+
+
+def table(name: str, key: str = "SKU") -> dict[str, Any]:
+    return {"name": name, "keyColumnHeader": key, "columnHeaders": ["Language"], "rowCount": 3}
+
+
+def csv(body: str | bytes, **headers: str) -> HttpResponse:
+    encoded = body.encode() if isinstance(body, str) else body
+    return HttpResponse(encoded, 200, {"Content-Type": "text/csv", **headers})
+
+
+class TestLookupTables:
+    @pytest.mark.parametrize(
+        ("region", "host"),
+        [
+            ("Standard Server", "https://data-api.amplitude.com"),
+            ("EU Residency Server", "https://data-api.eu.amplitude.com"),
+        ],
+    )
+    def test_given_a_region_when_read_then_its_own_data_host_is_asked(
+        self, region: str, host: str
+    ) -> None:
+        url = f"{host}/api/3/lookup_table"
+        with HttpMocker() as http:
+            get(http, url, {}, bare(table("a")), bare(table("a")))
+            get(http, f"{url}/a/csv", {}, csv("SKU,Language\n1,en\n"))
+            tables = full("lookup_tables", data_region=region)
+            rows = full("lookup_table_rows", data_region=region)
+        assert records(tables) == [table("a")]
+        assert len(records(rows)) == 1
+
+    def test_given_tables_when_their_rows_are_read_then_all_values_are_texts(self) -> None:
+        content = 'Language,SKU\nen,007\n,1e3\nNone,True\n"[1]","{{ 1 }}"\n1_000,None\n'
+        with HttpMocker() as http:
+            get(http, LOOKUP, {}, bare(table("a"), table("b", "Language")))
+            get(http, f"{LOOKUP}/a/csv", {}, csv(content))
+            get(http, f"{LOOKUP}/b/csv", {}, csv("Language,SKU\nde,1\n"))
+            output = full("lookup_table_rows")
+        rows = sorted(map(dict, records(output)), key=lambda r: (r["table"], r["row_number"]))
+        assert rows == [
+            {"table": "a", "row_number": n, "key": key, "row": {"Language": language, "SKU": key}}
+            for n, (language, key) in enumerate(
+                [
+                    ("en", "007"),
+                    ("", "1e3"),
+                    ("None", "True"),
+                    ("[1]", "{{ 1 }}"),
+                    ("1_000", "None"),
+                ],
+                start=1,
+            )
+        ] + [{"table": "b", "row_number": 1, "key": "de", "row": {"Language": "de", "SKU": "1"}}]
+
+    @pytest.mark.parametrize("key", ["'a'", '""', "", " ", "a\nb", "😀", 'it\'s \\ "x"', "nan"])
+    def test_given_a_key_of_any_characters_when_read_then_it_is_that_of_the_row(
+        self, key: str
+    ) -> None:
+        quoted = '"' + key.replace('"', '""') + '"'
+        with HttpMocker() as http:
+            get(http, LOOKUP, {}, bare(table("a")))
+            get(http, f"{LOOKUP}/a/csv", {}, csv(f"SKU,Language\r\n{quoted},en\r\n"))
+            output = full("lookup_table_rows")
+        assert records(output) == [
+            {"table": "a", "row_number": 1, "key": key, "row": {"SKU": key, "Language": "en"}}
+        ]
+
+    def test_given_another_key_column_than_the_table_has_when_read_then_the_key_is_left_out(
+        self,
+    ) -> None:
+        with HttpMocker() as http:
+            get(http, LOOKUP, {}, bare(table("a", "Code"), {"name": "b"}))
+            for name in ("a", "b"):
+                get(http, f"{LOOKUP}/{name}/csv", {}, csv("SKU\n1\n"))
+            output = full("lookup_table_rows")
+        assert sorted(record["table"] for record in records(output)) == ["a", "b"]
+        assert not any("key" in record for record in records(output))
+
+    @pytest.mark.parametrize(
+        ("name", "path"),
+        [
+            ("my table/2024", "my%20table%2F2024"),
+            ("50%", "50%25"),
+            ("a?b#c&d", "a%3Fb%23c%26d"),
+            ("Größe", "Gr%C3%B6%C3%9Fe"),
+            ("'quoted'", "%27quoted%27"),
+            ("1e3", "1e3"),
+            ("{{ 1 }}", "%7B%7B%201%20%7D%7D"),
+        ],
+    )
+    def test_given_a_table_of_any_name_when_read_then_it_is_encoded_in_the_path_and_kept_in_the_row(
+        self, name: str, path: str
+    ) -> None:
+        with requests_mock.Mocker() as http:
+            http.get(requests_mock.ANY, content=b"SKU\n1\n")
+            http.get(LOOKUP, text=bare(table(name)).body)
+            output = full("lookup_table_rows")
+        asked = http.request_history[-1].url
+        assert asked.replace("'", "%27") == f"{LOOKUP}/{path}/csv"
+        assert [record["table"] for record in records(output)] == [name]
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "SKU,Text\n1,a\n2,b\n",
+            "SKU,Text\r\n1,a\r\n2,b",
+            "\ufeffSKU,Text\n1,a\n2,b\n",
+            'SKU,"Text"\n"1",a\n\n2,"b"\n\n',
+        ],
+        ids=["plain", "crlf", "byte-order-mark", "quotes and blank lines"],
+    )
+    @pytest.mark.parametrize("is_zipped", [False, True])
+    def test_given_a_csv_in_any_dress_when_read_then_its_rows_are_the_same(
+        self, body: str, is_zipped: bool
+    ) -> None:
+        packed = csv(gzip.compress(body.encode()), **{"Content-Encoding": "gzip"})
+        with HttpMocker() as http:
+            get(http, LOOKUP, {}, bare(table("a")))
+            get(http, f"{LOOKUP}/a/csv", {}, packed if is_zipped else csv(body))
+            output = full("lookup_table_rows")
+        assert [(r["row_number"], r["key"], r["row"]) for r in records(output)] == [
+            (1, "1", {"SKU": "1", "Text": "a"}),
+            (2, "2", {"SKU": "2", "Text": "b"}),
+        ]
+
+    def test_given_line_ends_commas_and_quotes_in_a_cell_when_read_then_they_stay(self) -> None:
+        body = 'SKU,Text\n1,"two\nlines, ""quoted"""\n2,"cr\r\nlf"\n'
+        with HttpMocker() as http:
+            get(http, LOOKUP, {}, bare(table("a")))
+            get(http, f"{LOOKUP}/a/csv", {}, csv(body))
+            output = full("lookup_table_rows")
+        texts = [record["row"]["Text"] for record in records(output)]
+        assert texts == ['two\nlines, "quoted"', "cr\r\nlf"]
+
+    @pytest.mark.parametrize(
+        ("body", "found"),
+        [
+            ("SKU,Text\n1,a\n2\n3,c\n", "Row 2 of {path} has 1 cells under 2 headings."),
+            ("SKU,Text\n1,a\n2,b,c\n", "Row 2 of {path} has 3 cells under 2 headings."),
+            (
+                'SKU,Text\n1,a\n2,"b"x\n',
+                "What follows row 1 of {path} can't be read: ',' expected after '\"'.",
+            ),
+            (
+                'SKU,Text\n1,a\n2,"b\n',
+                "What follows row 1 of {path} can't be read: unexpected end of data.",
+            ),
+            (
+                b"SKU,Text\n1,a\n2,\xff\n",
+                "What follows row 0 of {path} can't be read: 'utf-8' codec can't decode byte 0xff "
+                "in position 15: invalid start byte.",
+            ),
+            ("SKU,Text,SKU\n1,a,2\n", "Two columns of {path} have the same heading."),
+            ("", "The answer to {path} is no CSV with headings."),
+            (" <html>\nPlease wait\n", "The answer to {path} is no CSV with headings."),
+            ('{"message":"Busy"}', "The answer to {path} is no CSV with headings."),
+        ],
+        ids=[
+            "short",
+            "long",
+            "quotes",
+            "open quotes",
+            "no utf-8",
+            "two of a name",
+            "nothing",
+            "page",
+            "json",
+        ],
+    )
+    def test_given_a_row_that_does_not_fit_when_read_then_it_is_named_and_other_tables_go_on(
+        self, body: str | bytes, found: str
+    ) -> None:
+        with HttpMocker() as http:
+            get(http, LOOKUP, {}, bare(table("bad"), table("good")))
+            get(http, f"{LOOKUP}/bad/csv", {}, csv(body))
+            get(http, f"{LOOKUP}/good/csv", {}, csv("SKU\n1\n"))
+            output = failed("lookup_table_rows")
+        path = "/api/3/lookup_table/bad/csv"
+        assert first_error(output) == (found.format(path=path), FailureType.system_error)
+        assert Counter(record["table"] for record in records(output))["good"] == 1
+
+    @pytest.mark.parametrize("body", ["SKU,Text\n", "SKU,Text", "SKU\n\n"])
+    def test_given_a_table_without_rows_when_read_then_there_are_no_records(
+        self, body: str
+    ) -> None:
+        with HttpMocker() as http:
+            get(http, LOOKUP, {}, bare(table("a")))
+            get(http, f"{LOOKUP}/a/csv", {}, csv(body))
+            output = full("lookup_table_rows")
+        assert records(output) == []
+        assert output.errors == []
+
+    def test_given_a_passing_failure_when_a_table_is_read_then_it_is_asked_for_again(self) -> None:
+        page = HttpResponse("<html>Please wait</html>", 200, {"Content-Type": "text/html"})
+        with HttpMocker() as http:
+            get(http, LOOKUP, {}, HttpResponse("", 502), bare(table("a")))
+            unavailable = HttpResponse("", 503)
+            get(http, f"{LOOKUP}/a/csv", {}, TOO_MANY, unavailable, page, csv("SKU\n1\n"))
+            output = full("lookup_table_rows")
+        assert [record["key"] for record in records(output)] == ["1"]
+
+    def test_given_a_deleted_table_when_rows_are_read_then_it_is_not_asked_for(self) -> None:
+        with HttpMocker() as http:
+            tables = [{**table("old"), "isDeleted": True}, {**table("a"), "isDeleted": False}]
+            get(http, LOOKUP, {}, bare(*tables))
+            get(http, f"{LOOKUP}/a/csv", {}, csv("SKU\n1\n"))
+            output = full("lookup_table_rows")
+        assert [record["table"] for record in records(output)] == ["a"]
+
+    def test_given_a_refusal_when_read_then_keys_and_plan_are_named(self) -> None:
+        with HttpMocker() as http:
+            get(http, LOOKUP, {}, HttpResponse('{"message":"Forbidden"}', 403))
+            output = failed("lookup_tables")
+        message, failure_type = first_error(output)
+        assert failure_type is FailureType.config_error
+        assert "no Lookup Table API, which is part of Growth and Enterprise with" in message
+        assert "copy both keys anew" in message
+
+    def test_given_a_table_that_is_gone_when_read_then_amplitudes_words_are_shown(self) -> None:
+        gone = (
+            '{"statusCode":400,"message":"No such table","errorCode":"LOOKUP_TABLE_DOES_NOT_EXIST"}'
+        )
+        with HttpMocker() as http:
+            get(http, LOOKUP, {}, bare(table("a")))
+            get(http, f"{LOOKUP}/a/csv", {}, HttpResponse(gone, 400))
+            output = failed("lookup_table_rows")
+        assert first_error(output)[0].startswith(f"Amplitude answered HTTP 400 ({gone}). ")
+
+
+def job(day: str, *users: int, **more: Any) -> dict[str, Any]:
+    ids = [
+        {"amplitude_id": n, "requested_on_day": "2024-01-01", "requester": "a@b.c"} for n in users
+    ]
+    return {"day": day, "status": "staging", "amplitude_ids": ids, **more}
+
+
+class TestDeletions:
+    URL = f"{HOST}/api/2/deletions/users"
+    WINDOW = {"start_day": "2024-01-01", "end_day": "2024-02-02"}  # noqa: RUF012
+
+    def test_given_jobs_when_read_then_the_project_is_0_where_none_is_named(self) -> None:
+        jobs = [
+            job("2024-01-02", 1, 2),
+            job("2024-02-01", 3, app=None, active_scrub_done_date="2024-02-03"),
+            job("2024-02-01", 3, app=187520),
+            job("2024-02-02", app=0),
+        ]
+        with HttpMocker() as http:
+            get(http, self.URL, self.WINDOW, bare(*jobs))
+            output = read_stream("deletion_jobs", config())
+        assert records(output) == [
+            {**jobs[0], "app": 0},
+            {**jobs[1], "app": 0},
+            jobs[2],
+            jobs[3],
+        ]
+        assert [type(record["app"]) for record in records(output)] == [int] * 4
+        assert final_state(output) == {"day": "2024-02-02"}
+
+    def test_given_jobs_when_their_users_are_read_then_each_is_a_record_with_the_jobs_fields(
+        self,
+    ) -> None:
+        with HttpMocker() as http:
+            jobs = [job("2024-01-02", 1, 2), job("2024-02-01", 3, app=187520), job("2024-02-02")]
+            get(http, self.URL, self.WINDOW, bare(*jobs))
+            output = read_stream("deleted_users", config())
+        assert records(output) == [
+            {
+                "amplitude_id": n,
+                "day": day,
+                "status": "staging",
+                "requested_on_day": "2024-01-01",
+                "requester": "a@b.c",
+                "app": app,
+            }
+            for n, day, app in (
+                (1, "2024-01-02", 0),
+                (2, "2024-01-02", 0),
+                (3, "2024-02-01", 187520),
+            )
+        ]
+        assert final_state(output) == {"day": "2024-02-01"}
+
+    @pytest.mark.parametrize(
+        ("ids", "found"),
+        [
+            (None, "amplitude_ids is null where a list should be"),
+            ([{}], "element 1 of amplitude_ids is an empty object where a record should be"),
+            ([1], "element 1 of amplitude_ids is a number where a record should be"),
+        ],
+    )
+    def test_given_a_job_without_users_that_can_be_read_when_read_then_nothing_is_delivered(
+        self, ids: Any, found: str
+    ) -> None:
+        with HttpMocker() as http:
+            jobs = [job("2024-01-02", 1), {**job("2024-01-03"), "amplitude_ids": ids}]
+            get(http, self.URL, self.WINDOW, bare(*jobs))
+            output = read_stream(
+                "deleted_users", config(), expected=ExpectedOutcome.EXPECT_EXCEPTION
+            )
+        assert records(output) == []
+        assert found in first_error(output)[0]
+
+    @pytest.mark.parametrize("stream", ["deletion_jobs", "deleted_users"])
+    def test_given_a_state_when_read_then_60_days_before_it_come_again_with_what_has_changed(
+        self, stream: str
+    ) -> None:
+        asked = {"start_day": "2023-12-04", "end_day": "2024-02-02"}
+        settings = config(start_date="2023-01-01T00:00:00Z")
+        done = {**job("2024-01-02", 1), "status": "done"}
+        with HttpMocker() as http:
+            get(http, self.URL, asked, bare(done, job("2024-02-01", 2)))
+            output = read_stream(stream, settings, {"day": "2024-02-01"})
+        assert [record["status"] for record in records(output)] == ["done", "staging"]
+        assert final_state(output) == {"day": "2024-02-01"}
+
+    def test_given_a_state_beyond_30_days_when_read_then_it_is_set_back_to_them(self) -> None:
+        settings = config(start_date="2023-01-01T00:00:00Z")
+        with HttpMocker() as http:
+            window = {"start_day": "2023-12-05", "end_day": "2024-02-02"}
+            get(http, self.URL, window, bare())
+            output = read_stream("deletion_jobs", settings, {"day": "2024-03-01"})
+        assert final_state(output) == {"day": "2024-02-02"}
+
+    @pytest.mark.parametrize("first", ["2022-09-01", *days("2023-02-02", "2023-02-10")])
+    def test_given_a_history_when_read_then_windows_meet_and_none_is_longer_than_six_months(
+        self, first: str
+    ) -> None:
+        with requests_mock.Mocker() as http:
+            http.get(self.URL, text="[]")
+            read_stream("deletion_jobs", config(start_date=f"{first}T00:00:00Z"))
+        windows = sorted(
+            [date.fromisoformat(request.qs[name][0]) for name in ("start_day", "end_day")]
+            for request in http.request_history
+        )
+        assert windows[0][0] == date.fromisoformat(first)
+        assert windows[-1][1] == date(2024, 2, 2)
+        assert [end + timedelta(days=1) for _, end in windows[:-1]] == [
+            start for start, _ in windows[1:]
+        ]
+        # From the end of August to that of February
+        assert max(end - start for start, end in windows) <= timedelta(days=181)
+
+    def test_given_an_end_date_when_read_then_it_is_the_last_window_that_ends_there(self) -> None:
+        window = {"start_day": "2024-01-01", "end_day": "2024-01-09"}
+        with HttpMocker() as http:
+            get(http, self.URL, window, bare())
+            output = read_stream("deletion_jobs", config(end_date="2024-01-10T00:00:00Z"))
+        assert output.errors == []
+
+    def test_given_a_window_that_fails_when_read_then_the_state_stays_before_it(self) -> None:
+        early = {"start_day": "2023-07-01", "end_day": "2023-12-27"}
+        late = {"start_day": "2023-12-28", "end_day": "2024-02-02"}
+        with HttpMocker() as http:
+            get(http, self.URL, early, bare(job("2023-12-01", 1)))
+            get(http, self.URL, late, refusal(400, message="Too long"))
+            output = read_stream(
+                "deletion_jobs",
+                config(start_date="2023-07-01T00:00:00Z"),
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        assert final_state(output) == {"day": "2023-12-01"}
+        assert first_error(output)[0].startswith("Amplitude answered HTTP 400 (Too long). ")
