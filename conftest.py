@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from door_tests.common import Delivery, delivery, settings, small_project
+from door_tests.common import Delivery, delivery, settings, small_sandbox
 from sandbox import Sandbox
 from unit_tests.installed import Connector
 
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(small_project()) as running:
+    with small_sandbox() as running:
         yield running
 
 

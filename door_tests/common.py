@@ -16,33 +16,72 @@ from unit_tests.installed import PACKAGE, Connector, Run, configured
 REPOSITORY = PACKAGE.parent
 MANIFEST, COMPONENTS = PACKAGE / "manifest.yaml", PACKAGE / "components.py"
 KEYS = {
-    "events": "uuid",
-    "active_users": "date",
-    "average_session_length": "date",
-    "annotations": "id",
-    "cohorts": "id",
-    "events_list": "id",
+    "events": ["uuid"],
+    "active_users": ["date"],
+    "daily_user_counts": ["date", "metric", "segment"],
+    "weekly_user_counts": ["date", "metric", "segment"],
+    "monthly_user_counts": ["date", "metric", "segment"],
+    "average_session_length": ["date"],
+    "sessions_per_user": ["date"],
+    "session_lengths": ["date", "bucket"],
+    "retention": ["cohort_date", "day_number"],
+    "revenue_ltv": ["cohort_date", "day_number"],
+    "event_counts": ["date", "event_type", "metric"],
+    "annotations": ["id"],
+    "annotation_categories": ["id"],
+    "cohorts": ["id"],
+    "events_list": ["id"],
+    "event_categories": ["id"],
+    "event_types": ["event_type"],
+    "event_properties": ["event_type", "event_property"],
+    "user_properties": ["user_property"],
+    "group_properties": ["group_type", "group_property"],
+    "session_replays": ["replay_id"],
+    "lookup_tables": ["name"],
+    "lookup_table_rows": ["table", "row_number"],
+    "deletion_jobs": ["day", "app"],
+    "deleted_users": ["amplitude_id", "day", "app"],
 }
-_HOUR = timedelta(hours=1)
+_STARTED = datetime.now(timezone.utc)
+_HOUR, _HOURS = timedelta(hours=1), 7 * 24
 
 Records = dict[str, list[dict[str, Any]]]
 
 
-def small_project() -> Project:
-    """Thirty hours of a few events, ending early enough for all of them to be exportable."""
-    return Project(events_per_hour=8, first_hour=_last_hour() - 29 * _HOUR)
+def small_sandbox(eu: bool = False) -> Sandbox:
+    """A project with events in four hours of each day, served at a standstill and without budgets.
+
+    Its days go on being what they are, and many syncs may follow each other: what a real project
+    would make wait is tested elsewhere.
+    """
+    quiet = (_first_hour() + n * _HOUR for n in range(_HOURS) if n % 24 >= 4)
+    return Sandbox(
+        Project(empty_hours=frozenset(quiet)),
+        clock=lambda: _STARTED,
+        eu=eu,
+        cost_limits=(),
+        taxonomy_limits=(),
+        deletion_limits=(),
+    )
 
 
 def settings() -> dict[str, Any]:
-    """An End Date in the past: whichever door reads, and however late, it reads the same."""
-    return {"end_date": f"{_last_hour() + _HOUR:%Y-%m-%dT%H:00:00Z}"}
+    """A week that is over: whichever door reads, and however late, it reads the same.
+
+    With the first of a month in it, and a Monday, there is something to read of every stream.
+    """
+    end = _first_hour() + _HOURS * _HOUR
+    return {
+        "start_date": f"{_first_hour():%Y-%m-%dT%H:00:00Z}",
+        "end_date": f"{end:%Y-%m-%dT%H:00:00Z}",
+        "request_time_range": 48,
+        "dashboard_lookback_days": 2,
+    }
 
 
-def _last_hour() -> datetime:
-    return _STARTED.replace(minute=0, second=0, microsecond=0) - 5 * _HOUR
-
-
-_STARTED = datetime.now(timezone.utc)
+def _first_hour() -> datetime:
+    this_month = _STARTED.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return (this_month - timedelta(days=1)).replace(day=1)
 
 
 @dataclass
@@ -55,22 +94,28 @@ class Delivery:
 
 def delivery(run: Run) -> Delivery:
     assert run.exit_code == 0, run.output[-3000:]
-    return Delivery(
-        {stream: in_order(stream, run.records(stream)) for stream in KEYS}, run.states()
-    )
+    records = {stream: in_order(stream, run.records(stream)) for stream in KEYS}
+    assert all(records.values()), "a stream without records shows nothing"
+    return Delivery(records, run.states())
 
 
 def in_order(stream: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(records, key=lambda record: str(record[KEYS[stream]]))
+    return sorted(records, key=lambda record: key_of(stream, record))
+
+
+def key_of(stream: str, record: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(record[name]) for name in KEYS[stream])
 
 
 def check_discover_and_read(door: Connector, *options: str) -> Delivery:
     """A door that keeps to Airbyte's command line, through all that a connection needs of it."""
     assert door.run("check", *options).connection_status() == {"status": "SUCCEEDED"}
     [catalog] = [m for m in door.run("discover", *options).messages if m["type"] == "CATALOG"]
-    assert [stream["name"] for stream in catalog["catalog"]["streams"]] == list(KEYS)
+    streams = catalog["catalog"]["streams"]
+    keys = {s["name"]: [key for [key] in s["source_defined_primary_key"]] for s in streams}
+    assert list(keys.items()) == list(KEYS.items())
     catalog_file = door.folder / "configured.json"
-    catalog_file.write_text(json.dumps(configured(catalog["catalog"]["streams"])))
+    catalog_file.write_text(json.dumps(configured(streams)))
     return delivery(door.run("read", "--catalog", str(catalog_file), *options))
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from door_tests.common import REPOSITORY, small_project
-from sandbox import Sandbox
+from door_tests.common import REPOSITORY, small_sandbox
 from unit_tests.installed import BIN
 
 QA = REPOSITORY.parent / "shared" / "tools" / "qa.sh"
@@ -26,7 +25,7 @@ def test_given_a_folder_of_the_connectors_name_when_airbyte_cdk_tests_it_then_al
     for name in ("metadata.yaml", "acceptance-test-config.yml", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, folder)
     (folder / "secrets").mkdir()
-    with Sandbox(small_project()) as sandbox:
+    with small_sandbox() as sandbox:
         (folder / "secrets" / "config.json").write_text(json.dumps(sandbox.config()))
         done = subprocess.run(
             [str(BIN / "airbyte-cdk"), "connector", "test", str(folder)],
