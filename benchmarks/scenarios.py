@@ -281,12 +281,11 @@ def _compare(
     for reader, target in targets:
         ratios = _ratios(rates, ours, reader.name)
         report.at_least(f"speed / {reader.name}", _describe(project, span.window), target, ratios)
-    report.at_most(
-        "CPU seconds per million events / those of the floor",
-        _describe(project, span.window),
-        1.3,
-        _ratios(cpu, ours, readers.FLOOR.name),
-    )
+    name, ratios = "CPU per event / floor (no CDK)", _ratios(cpu, ours, readers.FLOOR.name)
+    if span.window == 24:
+        report.at_most(name, _describe(project, span.window), 1.3, ratios)
+    else:  # the checks of many small archives, which the floor does without
+        report.no_target(name, _describe(project, span.window), ratios)
     report.rates[span.window], report.cpu[span.window] = rates, cpu
     return rates, cpu
 

@@ -34,7 +34,7 @@ def test_given_next_to_nothing_when_the_benchmark_runs_then_every_scenario_repor
         "peak resident memory",
         "without isal",
         "with an output that pauses",
-        "CPU seconds per million events",
+        "CPU per event",
         "the read completes",
         "temporary space",
         "time per event",
