@@ -721,16 +721,19 @@ def _is_in_plain_words(text: str) -> bool:
 
 def _error_text(response: requests.Response) -> str:
     """What an error response says, on one line: ``message: details`` of Amplitude's envelope
-    ``{"error": {"message", "metadata": {"details"}}}``, the message in the taxonomy's ``{"errors":
-    [{"message"}]}``, otherwise the body's text. Empty for a JSON object or list that came with 200
-    and tells of no error."""
+    ``{"error": {"message", "metadata": {"details"}}}``, what the taxonomy, replays and lookup
+    tables have in its place (``{"errors": [{"message"}]}``, ``{"error"}``, ``{"message"}``),
+    otherwise the body's text. Empty for a JSON object or list that came with 200 and tells of no
+    error."""
     try:
         body = response.json()
         if response.ok and isinstance(body, dict | list) and "error" not in body:
             return ""
-        error = body["errors"][0] if "errors" in body else body["error"]
-        said = [error.get("message"), (error.get("metadata") or {}).get("details")]
-        text = ": ".join(part for part in said if part)
+        error = body["errors"][0] if "errors" in body else body.get("error", body)
+        said = [error]
+        if not isinstance(error, str):
+            said = [error.get("message"), (error.get("metadata") or {}).get("details")]
+        text = ": ".join(part for part in said if part) or response.text
     except (ValueError, LookupError, TypeError, AttributeError):
         text = response.text or "an empty body"
     return filter_secrets(" ".join(text.split())[:500])

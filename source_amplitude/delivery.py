@@ -55,15 +55,26 @@ _BATCH = "\0batch"
 _STREAM = "events"
 
 
+class UnwritableError(Exception):
+    """Standard output can't be written. Nothing may be logged any more: it would wait for good."""
+
+
 @contextmanager
 def printing() -> Iterator[None]:
     """Keep what other threads log out of what is being printed.
 
-    For good, if that ends half-way (a signal, a pipe that is closed): the process ends, and a line
-    that was cut off has to stay the last.
+    For good, if that ends half-way (a signal, a pipe that is closed, a full disk): the process
+    ends, and a line that was cut off has to stay the last.
+
+    Raises ``UnwritableError`` for an output that is full, with the reason.
     """
     PRINT_BUFFER.lock.acquire()
-    yield
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UnwritableError(error.strerror) from error
     PRINT_BUFFER.lock.release()
 
 

@@ -35,6 +35,7 @@ from source_amplitude.delivery import (
     ROOM,
     BatchingEntrypoint,
     BatchingSource,
+    UnwritableError,
     components_in_batches,
     printing,
 )
@@ -130,6 +131,8 @@ def run(args: list[str] | None = None) -> None:
         number = signal.SIGPIPE if isinstance(ended, BrokenPipeError) else ended.args[0]
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+    except UnwritableError as error:
+        _exit_unwritten(error)
     except SystemExit:
         PRINT_BUFFER.flush()
         raise
@@ -145,8 +148,13 @@ def _exit_with_error() -> NoReturn:
         sys.excepthook(*sys.exc_info())
         PRINT_BUFFER.flush()
     except OSError as error:
-        message = f"Standard output can't be written: {error.strerror}.\n"
-        os.write(sys.__stderr__.fileno(), message.encode())  # type: ignore[union-attr]
+        _exit_unwritten(error.strerror)
+    os._exit(1)
+
+
+def _exit_unwritten(reason: object) -> NoReturn:
+    message = f"Standard output can't be written: {reason}.\n"
+    os.write(sys.__stderr__.fileno(), message.encode())  # type: ignore[union-attr]
     os._exit(1)
 
 

@@ -22,6 +22,12 @@ PACKAGE = Path(__file__).parents[1] / "source_amplitude"
 BIN = Path(sys.executable).parent
 SOURCE_AMPLITUDE = [str(BIN / "source-amplitude")]
 SOURCE_DECLARATIVE_MANIFEST = [str(BIN / "source-declarative-manifest")]
+# The command without the minutes for which it would wait for the budget of cost.
+WITHOUT_COSTS = [
+    *(sys.executable, "-c"),
+    "from airbyte_cdk.sources.streams.call_rate import BaseCallRatePolicy as Policy; "
+    "from source_amplitude.run import run; Policy.get_weight = lambda *_: 1; run()",
+]
 RUNNER_ENV = {"AIRBYTE_ENABLE_UNSAFE_CODE": "true"}
 RUNNER_OPTIONS = [
     *("--manifest-path", str(PACKAGE / "manifest.yaml")),
@@ -62,6 +68,12 @@ class Run:
     def connection_status(self) -> dict[str, Any]:
         [status] = [m for m in self.messages if m["type"] == "CONNECTION_STATUS"]
         return status["connectionStatus"]  # type: ignore[no-any-return]
+
+    def errors(self) -> dict[str, dict[str, Any]]:
+        """The first error of each stream that has one."""
+        traces = [m["trace"]["error"] for m in self.messages if m.get("trace", {}).get("error")]
+        of_streams = [error for error in traces if error.get("stream_descriptor")]
+        return {error["stream_descriptor"]["name"]: error for error in reversed(of_streams)}
 
     def first_error(self) -> dict[str, Any]:
         errors = [m["trace"]["error"] for m in self.messages if m.get("trace", {}).get("error")]

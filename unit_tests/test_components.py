@@ -670,9 +670,11 @@ class TestAmplitudeErrorHandler:
         [
             (b'{"error":{"message":"A","metadata":{"details":"B"}}}', " (A: B)"),
             (b'{"error":{"http_code":403,"metadata":{"details":"B"}}}', " (B)"),
-            (b'{"error":"plain"}', ' ({"error":"plain"})'),
+            (b'{"error":"plain"}', " (plain)"),
+            (b'{"statusCode":400,"message":"plain"}', " (plain)"),
+            (b'{"error":{"http_code":400}}', ' ({"error":{"http_code":400}})'),
             (b'{"success":false,"errors":[{"message":"A"},{"message":"B"}]}', " (A)"),
-            (b'{"errors":["A"]}', ' ({"errors":["A"]})'),
+            (b'{"errors":["A"]}', " (A)"),
             (b'{"errors":[]}', ' ({"errors":[]})'),
             (b'["errors"]', ' (["errors"])'),
             (b"<p>\n  Bad gateway </p>", " (<p> Bad gateway </p>)"),

@@ -14,8 +14,17 @@ from typing import Any
 import pytest
 
 from sandbox import Project, Sandbox
-from unit_tests.installed import Connector, Run
-from unit_tests.test_end_to_end import HOUR, by, events_of, hour, now
+from unit_tests.installed import WITHOUT_COSTS, Connector, Run, discovered_streams
+from unit_tests.test_end_to_end import (
+    DAY,
+    HOUR,
+    assert_delivered,
+    by,
+    events_of,
+    hour,
+    now,
+    truth,
+)
 
 pytestmark = pytest.mark.usefixtures("within_an_hour")
 
@@ -46,7 +55,7 @@ def union(*runs: Run) -> list[dict[str, Any]]:
     return by("uuid", list({e["uuid"]: e for run in runs for e in run.records("events")}.values()))
 
 
-def truth(sandbox: Sandbox) -> list[dict[str, Any]]:
+def all_events(sandbox: Sandbox) -> list[dict[str, Any]]:
     return by("uuid", events_of(sandbox))
 
 
@@ -70,7 +79,7 @@ class TestLateFiles:
             project.missing.clear()
             runs.append(connector.read("events", state=runs[-1].states()))
             assert len(union(runs[0])) < len(union(*runs[:2])) < len(union(*runs))
-            assert union(*runs) == truth(sandbox)
+            assert union(*runs) == all_events(sandbox)
 
     def test_given_hours_loaded_in_disorder_when_read_then_the_look_back_brings_the_earlier_one(
         self, tmp_path: Path
@@ -83,7 +92,7 @@ class TestLateFiles:
             assert first.state("events") == {"server_upload_time": f"{last:%Y%m%dT%H}"}
             project.missing.clear()
             second = connector.read("events", state=first.states())
-            assert union(first, second) == truth(sandbox)
+            assert union(first, second) == all_events(sandbox)
 
 
 class TestQuietHours:
@@ -93,7 +102,7 @@ class TestQuietHours:
         empty = frozenset(first_hour() + n * HOUR for n in (1, 2, 5, 6, 7, 8, 9, 14))
         with Sandbox(Project(first_hour=first_hour(), empty_hours=empty)) as sandbox:
             run = Connector(tmp_path, sandbox, request_time_range=2).read("events")
-            assert by("uuid", run.records("events")) == truth(sandbox)
+            assert by("uuid", run.records("events")) == all_events(sandbox)
             assert "no events (Raw data files were not found. HTTP 404)" in run.output
 
     def test_given_a_month_without_data_when_read_twice_then_all_around_it_arrives_and_stays(
@@ -104,9 +113,9 @@ class TestQuietHours:
         with Sandbox(Project(first_hour=start, empty_hours=empty, events_per_hour=5)) as sandbox:
             connector = Connector(tmp_path, sandbox, num_workers=5)
             first = connector.read("events")
-            assert by("uuid", first.records("events")) == truth(sandbox)
+            assert by("uuid", first.records("events")) == all_events(sandbox)
             second = connector.read("events", state=first.states())
-            assert union(first, second) == truth(sandbox)
+            assert union(first, second) == all_events(sandbox)
             assert second.state("events") == first.state("events")
 
     def test_given_a_project_that_begins_to_send_when_read_then_its_first_events_arrive(
@@ -120,7 +129,7 @@ class TestQuietHours:
             assert first.records("events") == []
             project.missing.clear()
             second = connector.read("events", state=first.states())
-            assert by("uuid", second.records("events")) == truth(sandbox)
+            assert by("uuid", second.records("events")) == all_events(sandbox)
 
 
 class TestNoLookBack:
@@ -135,7 +144,7 @@ class TestNoLookBack:
                 run = connector.read("events", state=state)
                 state = run.states()
                 delivered += run.records("events")
-            assert by("uuid", delivered) == truth(sandbox)
+            assert by("uuid", delivered) == all_events(sandbox)
 
 
 class TestDeath:
@@ -177,21 +186,30 @@ class TestDeath:
                 deaths += 1
             assert code == 0, "40 syncs were not enough"
             assert deaths >= 2
-            assert by("uuid", list(delivered.values())) == truth(sandbox)
+            assert by("uuid", list(delivered.values())) == all_events(sandbox)
 
 
-def test_given_restated_days_when_read_again_then_the_look_back_brings_the_new_counts(
+def test_given_days_have_passed_when_read_again_then_nothing_is_left_as_it_was_before_its_end(
     tmp_path: Path,
 ) -> None:
-    first_day = now().date() - timedelta(days=20)
-    with Sandbox(Project(first_hour=hour(now()) - timedelta(days=20))) as sandbox:
-        connector = Connector(tmp_path, sandbox)
-        first = connector.read("active_users")
-        sandbox.project = Project(seed=8, first_hour=sandbox.project.first_hour)
-        second = connector.read("active_users", state=first.states())
-        restated = [now().date() - timedelta(days=n) for n in range(7, -1, -1)]
-        assert first.records("active_users")[0]["date"] == first_day.isoformat()
-        assert second.records("active_users") == [
-            {"date": day.isoformat(), "statistics": sandbox.project.active_users(day)}
-            for day in restated
-        ]
+    streams = ["weekly_user_counts", "monthly_user_counts", "retention", "revenue_ltv"]
+    streams += ["session_replays", "deletion_jobs", "deleted_users"]
+    moment = now()
+    project = Project(events_per_hour=20, first_hour=hour(moment) - 45 * DAY)
+    # As of six days ago; to that clock, the days since then have no figures yet.
+    with Sandbox(project, clock=lambda: moment - 6 * DAY, cost_limits=()) as sandbox:
+        connector = Connector(tmp_path, sandbox, WITHOUT_COSTS)
+        first = connector.read(*streams)
+        sandbox.clock = lambda: moment
+        second = connector.read(*streams, state=first.states())
+        after = truth(sandbox)
+    keys = {
+        stream["name"]: [name for [name] in stream["source_defined_primary_key"]]
+        for stream in discovered_streams()
+    }
+    for stream in streams:
+        held: dict[tuple[str, ...], dict[str, Any]] = {}
+        for run in (first, second):
+            held |= {tuple(r[k] for k in keys[stream]): r for r in run.records(stream)}
+        assert_delivered(held.values(), after[stream], stream)
+        assert any(record not in after[stream] for record in first.records(stream)), stream

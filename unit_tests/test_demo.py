@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from importlib.util import find_spec
@@ -88,12 +89,22 @@ def test_given_time_has_passed_when_synced_again_then_only_the_last_hour_and_day
 ) -> None:
     moved = {stream: count.moved for stream, count in syncs.second.items()}
     reread = [syncs.hours[-1], *syncs.new_hours]
+    project = syncs.sandbox.project
+    replays = list(syncs.sandbox.iter_session_replays(FIRST_HOUR))
+    # To the second, a day before the latest.
+    newest = datetime.fromisoformat(replays[-1]["start_time"].replace("Z", "+00:00"))
+    since = f"{newest - timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
 
     assert moved == {
         **syncs.second_truth,
-        "events": sum(map(syncs.sandbox.project.event_count, reread)),
+        "events": sum(map(project.event_count, reread)),
         "active_users": 1,
+        "daily_user_counts": 2,
         "average_session_length": 1,
+        "sessions_per_user": 1,
+        "session_lengths": len(project.session_lengths(NOW.date())),
+        "event_counts": 2 * len(project.events_list()),
+        "session_replays": sum(replay["start_time"] > since for replay in replays),
     }
 
 
@@ -118,13 +129,37 @@ def test_given_a_synced_project_when_its_columns_are_described_then_they_have_fi
     assert types["cohorts", "syncmetadata"] == "JSON"
 
 
-def test_given_a_synced_project_when_drawn_then_the_picture_is_a_png(syncs: Syncs) -> None:
+@pytest.mark.parametrize(
+    "tables",
+    [
+        ["events", "daily_user_counts", "retention"],
+        ["events"],
+        ["daily_user_counts"],
+        ["retention"],
+        ["cohorts"],
+    ],
+    ids=",".join,
+)
+@pytest.mark.parametrize("is_filled", [True, False], ids=["filled", "empty"])
+def test_given_some_tables_when_drawn_then_the_picture_is_a_png_or_there_is_none(
+    syncs: Syncs, tmp_path: Path, tables: list[str], is_filled: bool
+) -> None:
+    import duckdb
+
     from demo.picture import draw
 
-    picture = syncs.db.with_name("pictures") / "demo.png"
+    db, picture = tmp_path / "some.duckdb", tmp_path / "pictures" / "demo.png"
+    with duckdb.connect(str(db)) as connection:
+        connection.execute(f"ATTACH '{syncs.db}' AS synced (READ_ONLY)")
+        for table in tables:
+            query = f"SELECT * FROM synced.{table} WHERE {is_filled}"
+            connection.execute(f"CREATE TABLE {table} AS {query}")
 
-    assert draw(syncs.db, picture)
-    assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    is_drawn = is_filled and tables != ["cohorts"]
+    assert draw(db, picture) == is_drawn
+    assert picture.exists() == is_drawn
+    if is_drawn:
+        assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
 def test_given_a_synced_project_when_summed_by_sql_then_the_picture_shows_the_truth(
@@ -132,15 +167,32 @@ def test_given_a_synced_project_when_summed_by_sql_then_the_picture_shows_the_tr
 ) -> None:
     import duckdb
 
-    from demo.picture import DAILY_ACTIVE_USERS, EVENTS_PER_HOUR
+    from demo.picture import DAILY_USERS, EVENT_TYPES, EVENTS_PER_HOUR, RETENTION
 
     with duckdb.connect(str(syncs.db), read_only=True) as connection:
-        events = connection.execute(EVENTS_PER_HOUR).fetchall()
-        users = connection.execute(DAILY_ACTIVE_USERS).fetchall()
+        events, types, users, cohorts = (
+            connection.execute(query).fetchall()
+            for query in (EVENTS_PER_HOUR, EVENT_TYPES, DAILY_USERS, RETENTION)
+        )
 
-    project, hours = syncs.sandbox.project, [*syncs.hours, *syncs.new_hours]
+    sandbox, hours = syncs.sandbox, [*syncs.hours, *syncs.new_hours]
+    project = sandbox.project
+    days = [FIRST_HOUR.date() + timedelta(days=n) for n in range(3)]
+    days = [day for day in days if day <= NOW.date()]
     assert events == [(hour.replace(tzinfo=None), project.event_count(hour)) for hour in hours]
-    assert users[-1] == (NOW.date(), sum(project.active_users(NOW.date()).values()))
+    of_types = Counter(event["event_type"] for hour in hours for event in project.events(hour))
+    assert dict(types) == of_types
+    assert [count for _, count in types] == sorted(of_types.values())
+    assert users == [
+        (metric, day, sandbox.count_users(metric, day)["(all)"])
+        for metric in ("active", "new")
+        for day in days
+    ]
+    assert cohorts == [
+        (day, number, cell["count"] / cell["outof"], not cell["incomplete"])
+        for day in days
+        for number, cell in enumerate(sandbox.retention(day)[1:])
+    ]
 
 
 def test_given_a_sync_that_misses_events_when_compared_then_it_fails_and_names_the_table(

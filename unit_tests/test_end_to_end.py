@@ -1,19 +1,26 @@
 """The installed command against the sandbox: everything arrives, and what fails says what to do."""
 
 import json
-from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from airbyte_cdk.models import FailureType
+from airbyte_cdk.sources.streams.call_rate import BaseCallRatePolicy
+from airbyte_cdk.test.entrypoint_wrapper import EntrypointOutput
+from airbyte_cdk.test.models.outcome import ExpectedOutcome
 
 from sandbox import Fault, Project, Sandbox
-from unit_tests.installed import Connector, discovered_streams
+from sandbox.project import bucket
+from unit_tests.helpers import final_state, first_error, read_stream, records
+from unit_tests.installed import WITHOUT_COSTS, Connector, discovered_streams
 
 pytestmark = pytest.mark.usefixtures("within_an_hour")
 
-HOUR = timedelta(hours=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
 def now() -> datetime:
@@ -50,7 +57,11 @@ def by(key: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(records, key=lambda record: str(record[key]))
 
 
-def without_nulls(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def in_order(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(map(dict, records), key=lambda record: json.dumps(record, sort_keys=True))
+
+
+def without_nulls(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in record.items() if v is not None} for record in records]
 
 
@@ -62,29 +73,199 @@ def in_utc(annotation: dict[str, Any]) -> dict[str, str]:
     }
 
 
-class TestRead:
-    def test_given_a_project_when_read_then_each_stream_arrives_complete(
-        self, sandbox: Sandbox, tmp_path: Path
-    ) -> None:
-        run = Connector(tmp_path, sandbox).read()
-        assert run.exit_code == 0, run.output[-2000:]
-        project = sandbox.project
-        assert project.first_hour
-        days = [project.first_hour.date() + timedelta(days=n) for n in range(3)]
-        days = [day for day in days if day <= now().date()]
-        assert by("uuid", run.records("events")) == by("uuid", events_of(sandbox))
-        assert by("date", run.records("active_users")) == [
-            {"date": day.isoformat(), "statistics": project.active_users(day)} for day in days
-        ]
-        assert by("date", run.records("average_session_length")) == [
-            {"date": day.isoformat(), "length": project.average_session_length(day)} for day in days
-        ]
-        assert run.records("annotations") == [
+def truth(sandbox: Sandbox) -> dict[str, list[dict[str, Any]]]:
+    """The records of every stream that a sync from the project's first hour on brings now."""
+    project, today, start = sandbox.project, sandbox.today, sandbox.project.first_hour
+    assert start
+    days = [start.date() + timedelta(days=n) for n in range((today - start.date()).days + 1)]
+    event_types = [event["event_type"] for event in project.event_types(show_deleted=False)]
+    jobs = [
+        {"app": 0, **job}
+        for job in project.deletion_jobs(days[0], today + timedelta(days=30), today)
+    ]
+    tables = project.lookup_tables()
+    return {
+        "events": events_of(sandbox),
+        "active_users": [
+            {"date": f"{day}", "statistics": project.active_users(day)} for day in days
+        ],
+        "daily_user_counts": user_counts(sandbox, days, 1),
+        "weekly_user_counts": user_counts(sandbox, days, 7),
+        "monthly_user_counts": user_counts(sandbox, days, 30),
+        "average_session_length": [
+            {"date": f"{day}", "length": project.average_session_length(day)} for day in days
+        ],
+        "sessions_per_user": [
+            {"date": f"{day}", "sessions": project.sessions_per_user(day)} for day in days
+        ],
+        "session_lengths": [
+            {
+                "date": f"{day}",
+                "bucket": label,
+                "from_seconds": float(label.split("-")[0].strip("s")),
+                "to_seconds": float(label.split("-")[1].strip("s")),
+                "sessions": count,
+            }
+            for day in days
+            for label, count in project.session_lengths(day).items()
+        ],
+        "retention": [
+            {
+                "cohort_date": f"{day}",
+                "day_number": number,
+                "users": cell["count"],
+                "cohort_size": cell["outof"],
+                "is_complete": not cell["incomplete"],
+            }
+            for day in days
+            for number, cell in enumerate(sandbox.retention(day)[1:])
+        ],
+        "revenue_ltv": [
+            {
+                "cohort_date": f"{day}",
+                "day_number": number,
+                "revenue": cohort[f"r{number}d"],
+                "users": cohort["count"],
+                "paying_users": cohort["paid"],
+                "total_amount": cohort["total_amount"],
+            }
+            for day in days
+            for cohort in [project.revenue_ltv(day, today)]
+            for number in range(1, 91)
+            if f"r{number}d" in cohort
+        ],
+        "event_counts": [
+            {
+                "date": f"{day}",
+                "event_type": event["value"],
+                "metric": metric,
+                "value": project.count_events(metric, [day], event["value"]),
+            }
+            for day in days
+            for event in project.events_list()
+            for metric in ("totals", "uniques")
+        ],
+        "annotations": [
             {**annotation, **in_utc(annotation), "date": annotation["start"][:10]}
             for annotation in without_nulls(project.annotations())
-        ]
-        assert run.records("cohorts") == without_nulls(project.cohorts())
-        assert run.records("events_list") == without_nulls(project.events_list())
+        ],
+        "annotation_categories": project.annotation_categories(),
+        "cohorts": without_nulls(project.cohorts()),
+        "events_list": without_nulls(project.events_list()),
+        "event_categories": project.event_categories(),
+        "event_types": without_nulls(project.event_types()),
+        "event_properties": without_nulls(
+            {**each, "event_type": each["event_type"] or ""}
+            for name in (None, *event_types)
+            for each in project.event_properties(name)
+        ),
+        "user_properties": without_nulls(project.user_properties()),
+        "group_properties": without_nulls(project.group_properties()),
+        "session_replays": list(sandbox.iter_session_replays(start)),
+        "lookup_tables": without_nulls(tables),
+        "lookup_table_rows": [
+            {"table": name, "key": row[key], "row_number": number, "row": row}
+            for name, key in ((table["name"], table["keyColumnHeader"]) for table in tables)
+            for number, row in enumerate(project.lookup_rows(name), start=1)
+        ],
+        "deletion_jobs": without_nulls(jobs),
+        "deleted_users": without_nulls(
+            {**{name: value for name, value in job.items() if name != "amplitude_ids"}, **user}
+            for job in jobs
+            for user in job["amplitude_ids"]
+        ),
+    }
+
+
+def user_counts(
+    sandbox: Sandbox, days: list[date], interval: int, by: str | None = None
+) -> list[dict[str, Any]]:
+    """Active and new users of each day (1), week (7) or month (30) that begins on one of `days`."""
+    return [
+        {
+            "date": f"{day}",
+            "metric": metric,
+            "segment": segment,
+            "users": users,
+            "is_complete": bucket(day, interval)[-1] < sandbox.today,
+        }
+        for day in days
+        if bucket(day, interval)[0] == day
+        for metric in ("active", "new")
+        for segment, users in sandbox.count_users(metric, day, interval, by).items()
+    ]
+
+
+def assert_delivered(
+    delivered: Iterable[Mapping[str, Any]], expected: Iterable[Mapping[str, Any]], stream: str
+) -> None:
+    if stream == "session_replays":  # one that starts with a window also ends the one before
+        delivered = {replay["replay_id"]: replay for replay in delivered}.values()
+    assert in_order(delivered) == in_order(expected), stream
+
+
+def moment_of(value: str) -> datetime:
+    """A cursor value, be it a day or a time."""
+    moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True)
+class BriefProject(Project):
+    """A project of many users, most of whose events are left out to save time."""
+
+    def event_count(self, hour: datetime) -> int:
+        return min(2, super().event_count(hour))
+
+
+# What a stream reads again: so long before its state.
+READ_AGAIN = {
+    "events": 5 * HOUR,
+    **dict.fromkeys(
+        ("active_users", "average_session_length", "sessions_per_user", "session_lengths"), 7 * DAY
+    ),
+    "daily_user_counts": 7 * DAY,
+    "weekly_user_counts": 13 * DAY,
+    "monthly_user_counts": 37 * DAY,
+    "event_counts": 7 * DAY,
+    "retention": 37 * DAY,
+    "revenue_ltv": 97 * DAY,
+    "session_replays": DAY - timedelta(seconds=1),
+    "deletion_jobs": 59 * DAY,
+    "deleted_users": 59 * DAY,
+}
+
+
+class TestRead:
+    def test_given_a_project_when_read_twice_then_all_arrives_and_then_what_may_have_changed(
+        self, tmp_path: Path
+    ) -> None:
+        moment = now()
+        # In so many days, two months begin.
+        project = BriefProject(events_per_hour=200, first_hour=hour(moment) - 65 * DAY)
+        with Sandbox(project, clock=lambda: moment, cost_limits=()) as sandbox:
+            connector = Connector(tmp_path, sandbox, WITHOUT_COSTS)
+            first = connector.read()
+            before = truth(sandbox)
+            # Every figure is another now.
+            sandbox.project = replace(project, seed=8)
+            second = connector.read(state=first.states())
+            after = truth(sandbox)
+            assert {request.status for request in sandbox.requests} == {200}
+        assert [run.exit_code for run in (first, second)] == [0, 0], second.output[-2000:]
+        streams = [stream["name"] for stream in discovered_streams()]
+        assert sorted(before) == sorted(streams)
+        cursors = {s["name"]: s.get("default_cursor_field", [""])[0] for s in discovered_streams()}
+        for stream in streams:
+            assert_delivered(first.records(stream), before[stream], stream)
+            restated = after[stream]
+            if stream in READ_AGAIN:
+                cursor = cursors[stream]
+                state = max(moment_of(record[cursor]) for record in before[stream])
+                floor = (hour(state) if stream == "events" else state) - READ_AGAIN[stream]
+                restated = [r for r in restated if moment_of(r[cursor]) >= floor]
+                assert in_order(restated) != in_order(before[stream])
+            assert_delivered(second.records(stream), restated, stream)
 
     def test_given_the_state_of_a_sync_when_read_then_only_what_is_new_is_moved(
         self, sandbox: Sandbox, tmp_path: Path
@@ -165,7 +346,7 @@ class TestRead:
             run = Connector(tmp_path, sandbox, start_date=start).read("active_users")
             assert len(run.records("active_users")) == 131
             assert {request.status for request in sandbox.requests} == {200}
-            assert max(request.cost for request in sandbox.requests) == 195
+            assert max(request.cost for request in sandbox.requests) == 55
 
     def test_when_read_then_no_temporary_file_is_left(
         self, sandbox: Sandbox, tmp_path: Path
@@ -180,6 +361,137 @@ class TestRead:
         run = connector.run("read", "--debug", *connector.read_options("events", "cohorts"))
         assert "Authorization" in run.output
         assert run.exit_code == 0
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """A sandbox that this process is sent to, and that it asks without waiting for the budget."""
+    moment = now()
+    project = Project(events_per_hour=20, first_hour=hour(moment) - 45 * DAY)
+    with Sandbox(project, clock=lambda: moment, cost_limits=()) as running:
+        for name, value in running.env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(BaseCallRatePolicy, "get_weight", lambda *_: 1)
+        yield running
+
+
+def records_by_stream(output: EntrypointOutput) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for message in output.records:
+        assert message.record
+        found.setdefault(message.record.stream, []).append(message.record.data)
+    return found
+
+
+class TestUserCountsByProperty:
+    STREAMS: ClassVar = {"daily_user_counts": 1, "weekly_user_counts": 7, "monthly_user_counts": 30}
+
+    @pytest.mark.parametrize("by", ["platform", "country", "gp:plan"])
+    def test_given_a_property_when_read_then_each_value_is_a_segment(
+        self, in_this_process: Sandbox, by: str
+    ) -> None:
+        settings = in_this_process.config(user_counts_group_by=by)
+        first, *others = self.STREAMS
+        found = records_by_stream(read_stream(first, settings, beside=others))
+        today, start = in_this_process.today, in_this_process.project.first_hour
+        assert start
+        days = [start.date() + n * DAY for n in range((today - start.date()).days + 1)]
+        for stream, interval in self.STREAMS.items():
+            expected = user_counts(in_this_process, days, interval, by)
+            assert len({record["segment"] for record in expected}) > 2
+            assert_delivered(found[stream], expected, stream)
+
+    def test_given_a_property_that_the_project_has_not_when_read_then_the_setting_is_named(
+        self, in_this_process: Sandbox
+    ) -> None:
+        settings = in_this_process.config(user_counts_group_by="gp:shoe_size")
+        output = read_stream(
+            "daily_user_counts",
+            settings,
+            expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            beside=["active_users"],
+        )
+        message, failure_type = first_error(output)
+        assert failure_type == FailureType.config_error
+        assert "HTTP 400 (Invalid chart definition: Invalid user property gp:shoe_size" in message
+        assert "change Group User Counts by" in message
+        active_users = truth(in_this_process)["active_users"]
+        assert_delivered(records(output), active_users, "active_users")
+
+
+@dataclass(frozen=True)
+class GrowingProject(Project):
+    """A project of which some event types have not come yet."""
+
+    unseen: set[str] = field(default_factory=set)
+
+    def events_list(self) -> list[dict[str, Any]]:
+        return [event for event in super().events_list() if event["value"] not in self.unseen]
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class TestEventCounts:
+    @pytest.fixture(autouse=True)
+    def _days(self, in_this_process: Sandbox) -> None:
+        """Three windows of days, rather than five: each is asked for fourteen times."""
+        first_hour = hour(now()) - 25 * DAY
+        in_this_process.project = GrowingProject(events_per_hour=20, first_hour=first_hour)
+
+    def test_given_a_new_event_type_when_read_again_then_it_comes_from_start_date_on(
+        self, in_this_process: Sandbox
+    ) -> None:
+        new, project = "Song Played 🎧", in_this_process.project
+        assert isinstance(project, GrowingProject)
+        project.unseen.add(new)
+        settings = in_this_process.config(dashboard_lookback_days=0)
+        first = read_stream("event_counts", settings)
+        assert_delivered(records(first), truth(in_this_process)["event_counts"], "event_counts")
+        project.unseen.clear()
+        second = read_stream("event_counts", settings, final_state(first))
+        expected = truth(in_this_process)["event_counts"]
+        today = f"{in_this_process.today}"
+        assert_delivered(
+            records(second),
+            [r for r in expected if r["event_type"] == new or r["date"] == today],
+            "event_counts",
+        )
+
+    def test_given_an_event_type_that_fails_when_read_again_then_only_its_gap_is_made_good(
+        self, in_this_process: Sandbox
+    ) -> None:
+        failing, today = "Checkout Completed", in_this_process.today
+        gap = f"{today - 10 * DAY:%Y%m%d}"
+        in_this_process.inject(
+            Fault(
+                "/api/2/events/segmentation",
+                body=b'{"data": {"xValues": [], "series": []}}',
+                when=lambda params: (
+                    failing in params["e"]
+                    and params["m"] == "totals"
+                    and params["start"] <= gap <= params["end"]
+                ),
+            )
+        )
+        settings = in_this_process.config(dashboard_lookback_days=0)
+        first = read_stream("event_counts", settings, expected=ExpectedOutcome.EXPECT_EXCEPTION)
+        message, failure_type = first_error(first)
+        assert failure_type == FailureType.system_error
+        assert "answer to /api/2/events/segmentation for" in message
+        expected = truth(in_this_process)["event_counts"]
+        lost = in_order(expected)
+        for record in in_order(records(first)):
+            lost.remove(record)
+        assert {(record["event_type"], record["metric"]) for record in lost} == {
+            (failing, "totals")
+        }
+        assert 0 < len(lost) <= 11
+        second = in_order(records(read_stream("event_counts", settings, final_state(first))))
+        others = [r for r in second if (r["event_type"], r["metric"]) != (failing, "totals")]
+        assert {record["date"] for record in others} == {f"{today}"}
+        assert all(record in second for record in lost)
+        assert all(record in expected for record in second)
 
 
 def test_when_discovered_then_the_streams_are_those_that_other_tests_read(

@@ -16,17 +16,19 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 import requests
-from airbyte_cdk.models import FailureType
+from airbyte_cdk.models import FailureType, SyncMode
 from airbyte_cdk.sources.declarative.concurrent_declarative_source import TestLimits
 from airbyte_cdk.test.models.outcome import ExpectedOutcome
 
-from sandbox import Fault, Project, Sandbox
+from sandbox import Fault, Project, Sandbox, plan
+from sandbox.endpoints import MISSING_PLANS
 from source_amplitude import SourceAmplitude, run
 from unit_tests.helpers import config, final_state, first_error, read_stream, records
 from unit_tests.installed import (
@@ -37,11 +39,22 @@ from unit_tests.installed import (
     Connector,
     forms_of,
 )
-from unit_tests.test_end_to_end import HOUR, by, events_of, hour, now
+from unit_tests.test_end_to_end import (
+    HOUR,
+    assert_delivered,
+    by,
+    events_of,
+    hour,
+    now,
+    records_by_stream,
+    truth,
+)
 
 pytestmark = pytest.mark.usefixtures("within_an_hour")
 
 EXPORT = "/api/2/export"
+INVALID = "Invalid API/Secret Key combination"
+REFUSED = "The API Key and the Secret Key were refused"
 
 
 def first_hour() -> datetime:
@@ -230,28 +243,6 @@ class TestSaid:
     def assert_before_the_gap(state: datetime) -> None:
         assert state == (first_hour() + 5 * HOUR).replace(tzinfo=None)
 
-    def test_given_a_body_that_is_never_an_archive_when_read_then_its_first_bytes_are_quoted(
-        self, sandbox: Sandbox, connector: Connector
-    ) -> None:
-        page = f"<html>{sandbox.secret_key} maintenance</html>".encode()
-        sandbox.inject(Fault(EXPORT, times=None, body=page, when=covers_bad_hour))
-        error, state = self.fails(connector)
-        assert error["failure_type"] == "transient_error"
-        assert "it begins with b'<html>**** maintenance</html>'" in error["message"]
-        self.assert_before_the_gap(state)
-
-    def test_given_a_member_that_stays_damaged_when_read_then_window_and_member_are_named(
-        self, sandbox: Sandbox, connector: Connector
-    ) -> None:
-        sandbox.inject(Fault(EXPORT, times=None, transform=damage_members, when=covers_bad_hour))
-        error, state = self.fails(connector)
-        assert error["failure_type"] == "system_error"
-        assert (
-            f"in the export of {bad_hour():%Y%m%dT%H} to {bad_hour():%Y%m%dT%H}" in error["message"]
-        )
-        assert f"{bad_hour():%Y-%m-%d}_{bad_hour().hour}#0.json.gz can't be unp" in error["message"]
-        self.assert_before_the_gap(state)
-
     def test_given_an_hour_over_the_limit_when_read_then_the_s3_export_is_named(
         self, sandbox: Sandbox, connector: Connector
     ) -> None:
@@ -340,6 +331,25 @@ class TestInThisProcess:
         assert final_state(output) == {"server_upload_time": f"{last:%Y%m%dT%H}"}
         return first_error(output)
 
+    def test_given_a_body_that_is_never_an_archive_when_read_then_its_first_bytes_are_quoted(
+        self, sandbox: Sandbox
+    ) -> None:
+        page = f"<html>{sandbox.secret_key} maintenance</html>".encode()
+        sandbox.inject(Fault(EXPORT, times=None, body=page, when=covers_bad_hour))
+        message, failure_type = self.fails(sandbox)
+        assert failure_type == FailureType.transient_error
+        assert "it begins with b'<html>**** maintenance</html>'" in message
+
+    def test_given_a_member_that_stays_damaged_when_read_then_window_and_member_are_named(
+        self, sandbox: Sandbox
+    ) -> None:
+        sandbox.inject(Fault(EXPORT, times=None, transform=damage_members, when=covers_bad_hour))
+        message, failure_type = self.fails(sandbox)
+        bad = bad_hour()
+        assert failure_type == FailureType.system_error
+        assert f"in the export of {bad:%Y%m%dT%H} to {bad:%Y%m%dT%H}" in message
+        assert f"{bad:%Y-%m-%d}_{bad.hour}#0.json.gz can't be unp" in message
+
     def test_given_a_connection_that_always_breaks_when_read_then_smaller_windows_are_tried(
         self, sandbox: Sandbox
     ) -> None:
@@ -420,6 +430,175 @@ def test_given_answers_that_can_not_be_right_when_read_then_each_is_named_and_th
         "data is null where a list should be",
     ):
         assert any(f"can't be read without guessing: {found}. Noth" in text for text in said), said
+
+
+def test_given_plans_that_are_missing_when_read_then_each_ends_its_own_streams_and_is_named(
+    tmp_path: Path,
+) -> None:
+    moment = now()
+    project = Project(events_per_hour=5, first_hour=first_hour())
+    plans = frozenset(MISSING_PLANS)
+    with Sandbox(project, clock=lambda: moment, missing_plans=plans) as sandbox:
+        run = Connector(tmp_path, sandbox).read()
+        expected = truth(sandbox)
+    taxonomy = ["event_categories", "event_types", "event_properties", "user_properties"]
+    named = {
+        **dict.fromkeys(
+            [*taxonomy, "group_properties"],
+            "HTTP 404 (Taxonomy API access requires an Enterprise plan). Amplitude answers like "
+            "this when the project's plan has no Taxonomy API, which is part of Enterprise.",
+        ),
+        "cohorts": "this project may not read cohorts: that takes the Behavioral Cohorts add-on. "
+        "Have it added to the plan, or deselect the stream cohorts.",
+        "session_replays": "Amplitude answers like this when the project has no Session Replay. "
+        "Have it added to the plan, or deselect the stream session_replays.",
+    }
+    errors = run.errors()
+    assert run.exit_code == 1
+    assert sorted(errors) == sorted(named)
+    for stream, text in named.items():
+        assert text in errors[stream]["message"]
+        assert errors[stream]["failure_type"] == "config_error"
+        assert run.records(stream) == []
+    complete = {
+        message["trace"]["stream_status"]["stream_descriptor"]["name"]
+        for message in run.messages
+        if message.get("trace", {}).get("stream_status", {}).get("status") == "COMPLETE"
+    }
+    assert complete == expected.keys() - named.keys()
+    for stream in complete:
+        assert_delivered(run.records(stream), expected[stream], stream)
+
+
+class TestListsInThisProcess:
+    """What is wrong with taxonomy, replays, lookup tables and deletions, and what is not."""
+
+    @pytest.fixture(autouse=True)
+    def _to_sandbox(self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+        moment = now()
+        sandbox.clock = lambda: moment
+        for name, value in sandbox.env.items():
+            monkeypatch.setenv(name, value)
+
+    @pytest.mark.parametrize(
+        ("stream", "said"),
+        [
+            ("session_replays", ["HTTP 401", "Invalid API credentials", REFUSED]),
+            ("deletion_jobs", ["HTTP 403", INVALID, REFUSED]),
+            ("user_properties", ["HTTP 403", INVALID, REFUSED]),
+            # It may as well be the plan.
+            ("lookup_tables", ["HTTP 403", INVALID, "If not, copy both keys anew"]),
+        ],
+    )
+    def test_given_a_wrong_key_when_read_then_it_is_said_to_be_refused(
+        self, sandbox: Sandbox, stream: str, said: list[str]
+    ) -> None:
+        settings = sandbox.config(secret_key="0" * 32)
+        mode = SyncMode.full_refresh
+        output = read_stream(
+            stream, settings, sync_mode=mode, expected=ExpectedOutcome.EXPECT_EXCEPTION
+        )
+        message, failure_type = first_error(output)
+        assert failure_type == FailureType.config_error
+        for text in said:
+            assert text in message
+        assert len(sandbox.requests) == 1
+
+    def test_given_429_once_when_read_then_it_is_waited_for_and_nothing_is_lost(
+        self, sandbox: Sandbox
+    ) -> None:
+        paths = {
+            "user_properties": "/api/2/taxonomy/user-property",
+            "session_replays": "/api/1/session-replays",
+            "lookup_tables": "/api/3/lookup_table",
+            "lookup_table_rows": "/api/3/lookup_table/skuToProduct/csv",
+            "deletion_jobs": "/api/2/deletions/users",
+        }
+        for path in paths.values():
+            sandbox.inject(Fault(path, status=429, headers={"Retry-After": "1"}))
+        first, *others = paths
+        settings = sandbox.config(num_workers=5)
+        output = read_stream(first, settings, sync_mode=SyncMode.full_refresh, beside=others)
+        found, expected = records_by_stream(output), truth(sandbox)
+        for stream, path in paths.items():
+            assert_delivered(found.get(stream, []), expected[stream], stream)
+            statuses = [r.status for r in sandbox.requests if r.path == path]
+            assert statuses[0] == 429
+            assert set(statuses[1:]) == {200}
+
+    @pytest.mark.parametrize("content_length", [False, True], ids=["chunked", "with-length"])
+    def test_given_a_table_that_breaks_off_when_read_then_it_is_named_and_the_rest_arrives(
+        self, sandbox: Sandbox, content_length: bool
+    ) -> None:
+        path = "/api/3/lookup_table/skuToProduct/csv"
+        fault = Fault(path, times=None, drop_after=70_000, content_length=content_length)
+        sandbox.inject(fault)
+        output = read_stream(
+            "lookup_table_rows",
+            sandbox.config(),
+            sync_mode=SyncMode.full_refresh,
+            expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            beside=["lookup_tables", "cohorts"],
+        )
+        message, failure_type = first_error(output)
+        assert failure_type == FailureType.transient_error
+        found, expected = records_by_stream(output), truth(sandbox)
+        rows = [row for row in found["lookup_table_rows"] if row["table"] == "skuToProduct"]
+        assert f"The connection broke after row {len(rows)} of {path} (" in message
+        table = [r for r in expected["lookup_table_rows"] if r["table"] == "skuToProduct"]
+        assert len(rows) < len(table)
+        assert_delivered(rows, table[: len(rows)], "lookup_table_rows")
+        for stream in ("lookup_tables", "cohorts"):
+            assert_delivered(found[stream], expected[stream], stream)
+
+
+@dataclass(frozen=True)
+class LargeTable(plan.LookupTable):
+    """A table of as many megabytes as it has blocks, of 500 rows each."""
+
+    blocks: int = 1
+
+    def csv(self) -> Iterator[bytes]:
+        yield b"sku,text\r\n"
+        block = b"".join(b"SKU-%03d,%s\r\n" % (n, b"x" * 2_000) for n in range(500))
+        for _ in range(self.blocks):
+            yield block
+
+
+def test_given_a_table_of_100_mb_when_read_then_it_passes_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = LargeTable("large", ("sku", "text"), ("event", "sku"), lambda: [], blocks=100)
+    monkeypatch.setattr(plan, "LOOKUP_TABLES", [large])
+    # The system knows the largest size of a process itself, whatever started it.
+    measured = (
+        "import sys; from source_amplitude.run import run\n"
+        "try: run()\n"
+        "finally: print(open('/proc/self/status').read(), file=sys.stderr)"
+    )
+    with Sandbox(Project()) as sandbox:
+        connector = Connector(tmp_path, sandbox, [sys.executable, "-c", measured])
+        process = connector.start("read", *connector.read_options("lookup_table_rows"))
+        assert process.stdout
+        rows, output = 0, ""
+        for line in process.stdout:
+            if line.startswith('{"type":"RECORD"'):
+                rows += 1
+                last = line
+            else:
+                output += line
+        process.wait(timeout=10)
+    run = connector.finished(process, output)
+    assert run.exit_code == 0, output[-2000:]
+    assert rows == 50_000
+    assert json.loads(last)["record"]["data"] == {
+        "table": "large",
+        "key": "SKU-499",
+        "row_number": 50_000,
+        "row": {"sku": "SKU-499", "text": "x" * 2_000},
+    }
+    [peak] = re.findall(r"VmHWM:\s+(\d+) kB", output)
+    assert int(peak) < 180_000
 
 
 class TestEnded:

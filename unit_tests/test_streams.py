@@ -340,9 +340,16 @@ class TestEvents:
         assert "Amazon S3 destination" in message
         assert failure_type == FailureType.transient_error
 
-    @pytest.mark.parametrize("body", ["<html>Not found</html>", '{"error": "Not found"}', ""])
+    @pytest.mark.parametrize(
+        ("body", "said"),
+        [
+            ("<html>Not found</html>", "<html>Not found</html>"),
+            ('{"error": "Not found"}', "Not found"),
+            ("", "an empty body"),
+        ],
+    )
     def test_given_a_404_that_is_not_amplitudes_when_read_then_nothing_is_skipped(
-        self, body: str
+        self, body: str, said: str
     ) -> None:
         foreign = HttpResponse(body, 404)
         with HttpMocker() as http:
@@ -361,7 +368,7 @@ class TestEvents:
         assert first_error(output) == (
             "Exhausted available request attempts. Please see logs for more details. Exception: "
             f"The answer to the export of 20240103T00 to 20240103T20 (HTTP 404: "
-            f"{body or 'an empty body'}) does not say in plain words, as Amplitude does, that "
+            f"{said}) does not say in plain words, as Amplitude does, that "
             "there are no events. It may be a gateway's or a proxy's, so nothing was skipped. Try "
             "again later; if it stays, report it to Amplitude's support.",
             FailureType.transient_error,
@@ -531,7 +538,7 @@ class TestActiveUsers:
             ),
             (b'{"error":{"message":"Bad date","metadata":{"details":null}}}', "Bad date"),
             (b'{"error":{"message":"Bad date","metadata":null}}', "Bad date"),
-            (b'{"error":"Bad date"}', '{"error":"Bad date"}'),
+            (b'{"error":"Bad date"}', "Bad date"),
             (b'["Bad date"]', '["Bad date"]'),
             (b"{}", "{}"),
         ],
