@@ -141,6 +141,8 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
     """
 
     is_streamed: bool = False
+    # The ten minutes of the base class would be used up by waiting for the API budget.
+    max_time: int = 2 * 60 * 60
 
     def interpret_response(
         self, response_or_exception: requests.Response | Exception | None
@@ -272,10 +274,13 @@ class RetryAfterBackoffStrategy(BackoffStrategy):
     The built-in ``WaitTimeFromHeader`` knows no dates (RFC 9110, 10.2.3), and would have the CDK
     sleep for -5 or NaN seconds.
 
+    A 429 without the header waits for ``rate_limited_seconds``.
+
     Raises ``AirbyteTracedException`` for a wait of ``max_seconds`` or more.
     """
 
     max_seconds: int
+    rate_limited_seconds: int
 
     def backoff_time(
         self,
@@ -284,18 +289,20 @@ class RetryAfterBackoffStrategy(BackoffStrategy):
     ) -> float | None:
         if not isinstance(response_or_exception, requests.Response):
             return None
+        is_rate_limited = response_or_exception.status_code == 429
+        otherwise = self.rate_limited_seconds if is_rate_limited else None
         header = response_or_exception.headers.get("Retry-After", "")
         try:
             seconds = Retry().parse_retry_after(header)
         except (InvalidHeader, OverflowError, ValueError):
-            return None
+            return otherwise
         if seconds >= self.max_seconds:
             message = (
                 f"Amplitude answered HTTP {response_or_exception.status_code} and asks to wait for "
                 f"longer than a sync should (Retry-After: {header[:40]}). Run it again after that."
             )
             raise failure(message, FailureType.transient_error)
-        return seconds or None
+        return seconds or otherwise
 
 
 @dataclass
@@ -396,7 +403,10 @@ class DashboardSeriesExtractor(RecordExtractor):
     parameters: Mapping[str, Any]
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
-        x_field, value_field = (self.parameters.get(n, "date") for n in ("x_field", "value_field"))
+        x_field, value_field = (
+            self.parameters.get("x_field", "date"),
+            self.parameters["value_field"],
+        )
         label_field, labelled = (self.parameters.get(n) for n in ("label_field", "labelled"))
         query = _query(response)
         labels = None if labelled or "g" in query else ["(all)"]
@@ -421,7 +431,8 @@ class CohortSeriesExtractor(RecordExtractor):
     ``Aug 15`` or ``2026-08-15``. Retention's cells are a list, ``[{"count", "outof",
     "incomplete"}, ...]``: the cohort's size, day 0, day 1 and so on. Those of lifetime value are
     ``{"r1d": revenue, "r90d": revenue, "count", "paid", "total_amount"}``. Out: ``{"cohort_date",
-    "day_number", ...}``. No built-in extractor makes records of keys, or a year of a request.
+    "day_number", ...}``. No built-in extractor turns keys into records, or takes a year from the
+    request.
 
     Raises ``AirbyteTracedException`` for a date that is not among the days asked for.
     """
@@ -438,6 +449,8 @@ class CohortSeriesExtractor(RecordExtractor):
                 are_texts = all(isinstance(name, str) for name in named)
                 if not isinstance(values, dict) or not are_texts or sorted(named) != sorted(values):
                     raise _UnreadableError("values are not those of its dates")
+                if len({dates.get(name, name) for name in named}) != len(named):
+                    raise _UnreadableError("a date stands twice")
                 for name in named:
                     if name not in dates:
                         raise _UnreadableError(f"{json.dumps(name)} was not asked for")
@@ -500,7 +513,7 @@ class CsvRowsExtractor(RecordExtractor):
         try:
             rows = csv.reader(_text_lines(response), strict=True)
             header = next(rows, [])
-            if not header or header[0].lstrip().startswith(("<", "{", "[")):
+            if not header or header[0].lstrip().startswith(("<", '{"', "{}", "[{", "[]")):
                 raise failure(f"The answer to {path} is no CSV with headings.")
             if len(set(header)) != len(header):
                 raise failure(f"Two columns of {path} have the same heading.")
@@ -574,6 +587,12 @@ class SavedState(StateMigration):
         retriever: Any = self.declarative_stream.retriever
         if not retriever.partition_router:
             return self._done(stream_state)
+        if "state" in stream_state and "states" not in stream_state:
+            _LOGGER.warning(
+                f"The saved state of the stream {self.declarative_stream.name} is one for all of "
+                "its partitions, of which there were more than 10,000. All are read anew."
+            )
+            return {"states": []}
         try:
             saved = [(each["partition"], each["cursor"]) for each in stream_state["states"]]
         except (LookupError, TypeError):
@@ -714,9 +733,10 @@ def _is_break(error: requests.RequestException) -> bool:
 
 
 def _is_in_plain_words(text: str) -> bool:
-    """Whether a body is a sentence, as Amplitude's "Raw data files were not found.", and neither
-    empty nor HTML nor JSON, as of a gateway that knows nothing of Amplitude's data."""
-    return " " in text.strip() and set('<>{}[]"').isdisjoint(text)
+    """Whether a body is a sentence about data, as Amplitude's "Raw data files were not found.", and
+    not HTML, JSON or "404 page not found", as of a gateway that knows nothing of Amplitude's."""
+    is_about_data = re.search("data|file|event", text, re.IGNORECASE)
+    return bool(is_about_data) and " " in text.strip() and set('<>{}[]"').isdisjoint(text)
 
 
 def _error_text(response: requests.Response) -> str:
@@ -1013,10 +1033,10 @@ def _check_dates(found: Sequence[Any], days: Sequence[str], interval: int) -> No
         raise _UnreadableError(f"{dates_found} do not cover {first} to {last}")
 
 
-def _names_of(day: str) -> tuple[str, str]:
-    """How answers name a day: ``2026-08-05`` and ``Aug 5``."""
+def _names_of(day: str) -> tuple[str, ...]:
+    """How answers may name a day: ``2026-08-05``, ``Aug 5`` and ``Aug 05``."""
     _, month, number = day.split("-")
-    return day, f"{_MONTHS[int(month) - 1]} {int(number)}"
+    return (day, *(f"{_MONTHS[int(month) - 1]} {form}" for form in (int(number), number)))
 
 
 def _cohort_rows(cells: Any, name: str) -> Iterator[dict[str, Any]]:

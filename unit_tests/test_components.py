@@ -443,6 +443,9 @@ class TestExportErrorHandler:
             b"<html><body>Not found here</body></html>",
             b'{"error": {"message": "Not found here"}}',
             b'"Not found here"',
+            b"404 page not found",
+            b"default backend - 404",
+            b"No such file: <events>",
             b"null",
             b" \n ",
             b"",
@@ -587,7 +590,7 @@ class TestBrokenConnections:
 
 
 class TestRetryAfter:
-    strategy = RetryAfterBackoffStrategy(max_seconds=3600)
+    strategy = RetryAfterBackoffStrategy(max_seconds=3600, rate_limited_seconds=60)
 
     @pytest.mark.parametrize(
         ("header", "seconds"),
@@ -619,6 +622,14 @@ class TestRetryAfter:
         answer = response(b"", 503)
         if header is not None:
             answer.headers["Retry-After"] = header
+        assert self.strategy.backoff_time(answer, 1) == seconds
+
+    @pytest.mark.parametrize(("header", "seconds"), [(None, 60), ("soon", 60), ("0", 60), ("7", 7)])
+    def test_given_a_rate_limit_then_the_wait_is_a_minute_unless_it_is_named(
+        self, header: str | None, seconds: int
+    ) -> None:
+        answer = response(b"", 429)
+        answer.headers.update({"Retry-After": header} if header else {})
         assert self.strategy.backoff_time(answer, 1) == seconds
 
     @pytest.mark.parametrize("header", ["3600", "Mon, 01 Jan 2024 01:00:00 GMT"])
@@ -1094,6 +1105,13 @@ class TestCohortSeries:
             for number, revenue in ((1, 1.5), (10, 2))
         ]
 
+    @pytest.mark.parametrize("name", ["Jan 1", "Jan 01", "2024-01-01"])
+    def test_given_a_date_in_any_form_when_extracted_then_it_is_that_day(self, name: str) -> None:
+        series = [{"dates": [name], "values": {name: retained(9, 8)}}]
+        assert [r["cohort_date"] for r in self.extract({"data": {"series": series}})] == [
+            "2024-01-01"
+        ]
+
     @pytest.mark.parametrize("series", [[], [{"dates": [], "values": {}}]])
     def test_given_no_cohorts_when_extracted_then_there_are_no_records(
         self, series: list[Any]
@@ -1121,6 +1139,10 @@ class TestCohortSeries:
                 "values are not those of its dates",
             ),
             ([{"dates": ["Jan 3"], "values": {"Jan 3": []}}], '"Jan 3" was not asked for'),
+            (
+                [{"dates": ["Jan 1", "Jan 01"], "values": {"Jan 1": [], "Jan 01": []}}],
+                "a date stands twice",
+            ),
             ([{"dates": ["Feb 29"], "values": {"Feb 29": []}}], '"Feb 29" was not asked for'),
         ],
     )

@@ -471,6 +471,19 @@ class TestUserCounts:
             "is set back to 2024-01-03."
         ]
 
+    def test_given_one_state_for_all_partitions_when_read_then_they_are_read_anew(self) -> None:
+        state = {"use_global_cursor": True, "state": {"date": "2024-01-03"}, "lookback_window": 0}
+        with HttpMocker() as http:
+            for metric in ("active", "new"):
+                params = {**WHOLE, "m": metric, "i": "1"}
+                get(http, "users", params, series(days("2024-01-01", "2024-01-03"), [1, 2, 3]))
+            output = read_stream("daily_user_counts", config(), state)
+        assert len(records(output)) == 6
+        assert [line for line in logged(output) if "All are read anew." in line] == [
+            "The saved state of the stream daily_user_counts is one for all of its partitions, of "
+            "which there were more than 10,000. All are read anew."
+        ]
+
     @pytest.mark.parametrize(
         ("state", "reason"),
         [
@@ -706,7 +719,9 @@ class TestRetention:
             (day, n) for n, day in enumerate(expected)
         ]
 
-    @pytest.mark.parametrize("name", ["Feb 29", "Jan 4", "Dec 31", "2023-01-03", "jan 3", "Jan 03"])
+    @pytest.mark.parametrize(
+        "name", ["Feb 29", "Jan 4", "Dec 31", "2023-01-03", "jan 3", "Jan 003"]
+    )
     def test_given_a_date_that_was_not_asked_for_when_read_then_it_is_named_and_nothing_is_stored(
         self, name: str
     ) -> None:

@@ -162,7 +162,6 @@ class TestRecovered:
             Fault(EXPORT, times=3, status=502),
             Fault(EXPORT, times=2, status=503, headers={"Retry-After": "1"}),
             Fault(EXPORT, times=2, status=504),
-            Fault(EXPORT, times=2, status=429),
             Fault(EXPORT, times=2, status=429, headers={"Retry-After": "1"}),
         ],
         ids=lambda fault: str(fault.status or (fault.transform or fault).__class__.__name__),

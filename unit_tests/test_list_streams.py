@@ -632,7 +632,7 @@ class TestLookupTables:
         assert first_error(output) == (found.format(path=path), FailureType.system_error)
         assert Counter(record["table"] for record in records(output))["good"] == 1
 
-    @pytest.mark.parametrize("body", ["SKU,Text\n", "SKU,Text", "SKU\n\n"])
+    @pytest.mark.parametrize("body", ["SKU,Text\n", "[Amplitude] City,Text", "{SKU}\n\n"])
     def test_given_a_table_without_rows_when_read_then_there_are_no_records(
         self, body: str
     ) -> None:

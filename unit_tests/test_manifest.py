@@ -237,3 +237,22 @@ def test_allowed_hosts_are_those_the_manifest_calls() -> None:
 def test_sample_config_is_accepted_by_the_spec() -> None:
     sample = json.loads((ROOT / "integration_tests" / "sample_config.json").read_text())
     assert Draft7Validator(MANIFEST["spec"]["connection_specification"]).is_valid(sample)
+
+
+def test_every_query_of_the_dashboard_spends_from_the_budget() -> None:
+    """A path without a weight would be asked for without a bound."""
+    matchers = [
+        matcher for policy in MANIFEST["api_budget"]["policies"] for matcher in policy["matchers"]
+    ]
+    paths = {
+        node
+        for path, node in nodes(MANIFEST["definitions"])
+        if path.endswith("/endpoint") and node.startswith("/api/2/")
+    }
+    free = {
+        path
+        for path in paths
+        if not any(re.search(matcher["url_path_pattern"], path) for matcher in matchers)
+    }
+    assert free == {"/api/2/export"}
+    assert len(paths) > 10

@@ -587,26 +587,26 @@ class TestActiveUsers:
 
 
 class TestAverageSessionLength:
-    def test_given_a_long_history_when_read_then_windows_have_ten_days(self) -> None:
+    def test_given_a_long_history_when_read_then_windows_have_eight_days(self) -> None:
         settings = config(start_date="2023-12-20T00:00:00Z")
         with HttpMocker() as http:
             http.get(
-                HttpRequest(SESSIONS, {"start": "20231220", "end": "20231229"}, AUTHORIZATION),
+                HttpRequest(SESSIONS, {"start": "20231220", "end": "20231227"}, AUTHORIZATION),
                 answer(
                     {
-                        "xValues": days("2023-12-20", "2023-12-29"),
-                        "series": [[61.5] * 10],
+                        "xValues": days("2023-12-20", "2023-12-27"),
+                        "series": [[61.5] * 8],
                         "seriesMeta": [{"segmentIndex": 0}],
                     }
                 ),
             )
             http.get(
-                HttpRequest(SESSIONS, {"start": "20231230", "end": "20240103"}, AUTHORIZATION),
-                answer({"xValues": days("2023-12-30", "2024-01-03"), "series": [[0] * 5]}),
+                HttpRequest(SESSIONS, {"start": "20231228", "end": "20240103"}, AUTHORIZATION),
+                answer({"xValues": days("2023-12-28", "2024-01-03"), "series": [[0] * 7]}),
             )
             output = read_stream("average_session_length", settings)
         assert sorted(records(output), key=lambda record: str(record["date"])) == [
-            {"date": day, "length": 61.5 if day < "2023-12-30" else 0}
+            {"date": day, "length": 61.5 if day < "2023-12-28" else 0}
             for day in days("2023-12-20", "2024-01-03")
         ]
         assert final_state(output) == {"date": "2024-01-03"}
