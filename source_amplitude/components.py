@@ -403,24 +403,24 @@ class DashboardSeriesExtractor(RecordExtractor):
     parameters: Mapping[str, Any]
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
-        x_field, value_field = (
-            self.parameters.get("x_field", "date"),
-            self.parameters["value_field"],
-        )
+        value_field = self.parameters["value_field"]
+        x_field = self.parameters.get("x_field", "date")
         label_field, labelled = (self.parameters.get(n) for n in ("label_field", "labelled"))
         query = _query(response)
-        labels = None if labelled or "g" in query else ["(all)"]
-        by_day: dict[str, dict[str, float]] = {}
-        records: list[MutableMapping[str, Any]] = []
         with _reading(response) as answer:
             xs = _list_at(["data", "xValues"], answer)
             if x_field == "date":
                 _check_dates(xs, _days_asked_for(response), _DAYS[query.get("i", "1")])
-            for label, x, value in _cells(answer, xs, labels):
+            cells = list(_cells(answer, xs, None if labelled or "g" in query else ["(all)"]))
+        if labelled:
+            by_day: dict[str, dict[str, float]] = {}
+            for label, x, value in cells:
                 by_day.setdefault(x, {})[label] = value
-                own_label = {label_field: label} if label_field else {}
-                records.append({x_field: x, **own_label, value_field: value})
-        return [{"date": x, value_field: by_day[x]} for x in by_day] if labelled else records
+            return [{"date": x, value_field: values} for x, values in by_day.items()]
+        return [
+            {x_field: x, **({label_field: label} if label_field else {}), value_field: value}
+            for label, x, value in cells
+        ]
 
 
 @dataclass
