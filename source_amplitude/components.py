@@ -312,8 +312,9 @@ class ExportArchiveExtractor(RecordExtractor):
     Records are what Amplitude sent, but for ``timestamp_fields``: their naive UTC form
     ``2024-01-01 05:00:00.123456`` becomes RFC 3339, ``2024-01-01T05:00:00.123456+00:00``. A
     ``cursor_field`` beyond its window keeps a form that no cursor reads, so that the state does not
-    follow it. The built-in decoders hold archive and members in memory, drop lines they can't
-    parse, and leave timestamps to a transformation that costs more per event than all of this does.
+    follow it. Project Name is added, as by ``ProjectName``. The built-in decoders hold archive and
+    members in memory, drop lines they can't parse, and leave timestamps to a transformation that
+    costs more per event than all of this does.
 
     Raises ``RequestWindowSplitRequiredException``, which has the CDK read the window again as two
     halves, for a member that can't be unpacked; ``AirbyteTracedException`` naming window, member
@@ -322,9 +323,11 @@ class ExportArchiveExtractor(RecordExtractor):
 
     timestamp_fields: list[str]
     cursor_field: str
+    config: Mapping[str, Any] = field(default_factory=dict)
     gunzip: ClassVar[Callable[..., Any]] = gzip.GzipFile
 
     def __post_init__(self) -> None:
+        self._project_name = self.config.get("project_name")
         # Archives are downloaded side by side and read one by one: readers of several would hinder
         # each other at the interpreter's lock, and outrun the thread that prints.
         self._one_by_one = threading.Lock()
@@ -381,6 +384,8 @@ class ExportArchiveExtractor(RecordExtractor):
         cursor_value = event.get(self.cursor_field)
         if isinstance(cursor_value, str) and cursor_value[:13] > last_hour:
             event[self.cursor_field] = cursor_value.replace("T", " ", 1)
+        if self._project_name:
+            event["project_name"] = self._project_name
         return event
 
 
@@ -553,6 +558,24 @@ class AnnotationTimes(RecordTransformation):
             record["date"] = day
         for name in {"start", "end"} & record.keys():
             record[name] = _in_utc(record[name])
+
+
+@dataclass
+class ProjectName(RecordTransformation):
+    """A record in; out, the same with the config's ``project_name`` as a field, if there is one.
+
+    The built-in AddFields would evaluate a template for every record, and the name once more.
+    """
+
+    def transform(
+        self,
+        record: dict[str, Any],
+        config: Mapping[str, Any] | None = None,
+        stream_state: Mapping[str, Any] | None = None,
+        stream_slice: Mapping[str, Any] | None = None,
+    ) -> None:
+        if name := (config or {}).get("project_name"):
+            record["project_name"] = name
 
 
 @dataclass

@@ -29,7 +29,9 @@ from unit_tests.helpers import archive, config, json_lines
 from unit_tests.test_components import MEMBER, response
 from unit_tests.test_properties import events as any_events
 
-FIELDS = config(start_date="2024-01-03T00:00:00Z", request_time_range=10, num_workers=1)
+FIELDS = config(
+    start_date="2024-01-03T00:00:00Z", request_time_range=10, num_workers=1, project_name="Shop"
+)
 WINDOWS = [("20240103T00", "20240103T09"), ("20240103T10", "20240103T20")]
 EMPTY = None
 

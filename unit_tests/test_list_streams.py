@@ -116,6 +116,17 @@ class TestAll:
         expands = stream == "deleted_users"
         assert records(output) == [{**element, "amplitude_id": 1} if expands else sent]
 
+    @pytest.mark.parametrize("name", ["Shop", "007", "{{ 1 + 1 }}", "{'a': 1}", "“Ünïted” 'x' \\"])
+    def test_given_a_project_name_when_read_then_every_record_carries_it_as_it_is(
+        self, stream: str, name: str
+    ) -> None:
+        url, params, _ = LISTS[stream]
+        sent = {"name": "a", "day": "2024-01-03", "amplitude_ids": [{"amplitude_id": 1}]}
+        with HttpMocker() as http:
+            get(http, url, params, listed(stream, [sent, sent]))
+            output = full(stream, start_date=TODAY, project_name=name)
+        assert [record["project_name"] for record in records(output)] == [name, name]
+
     def test_given_an_empty_list_when_read_then_there_are_no_records_and_nothing_fails(
         self, stream: str
     ) -> None:

@@ -113,6 +113,16 @@ def test_every_extractor_is_one_that_refuses_empty_records() -> None:
     }
 
 
+def test_every_stream_adds_the_name_of_the_project() -> None:
+    transformations = {
+        name: [type(t).__name__ for t in r.record_selector.transformations]
+        for name, r in retrievers().items()
+    }
+    # Their extractor does.
+    assert transformations.pop("events") == []
+    assert {first for first, *_ in transformations.values()} == {"ProjectName"}
+
+
 def test_the_manifest_loads_without_warnings_of_the_cdk(caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -164,7 +174,8 @@ def test_fields_of_the_form_are_titled_ordered_and_described_the_required_ones_f
     form = MANIFEST["spec"]["connection_specification"]
     properties = form["properties"]
     assert list(properties)[: len(form["required"])] == form["required"]
-    assert [field["order"] for field in properties.values()] == list(range(len(properties)))
+    orders = [field["order"] for field in properties.values()]
+    assert orders == sorted(set(orders))
     docs = (ROOT / "docs" / "amplitude.md").read_text()
     for name, field in properties.items():
         assert f"- **{field['title']}** (`{name}`): " in docs

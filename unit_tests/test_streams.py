@@ -81,6 +81,18 @@ class TestEvents:
         ]
         assert final_state(output) == {"server_upload_time": "20240103T19"}
 
+    def test_given_a_project_name_when_read_then_every_event_carries_it(self) -> None:
+        with HttpMocker() as http:
+            http.get(
+                export("20240103T00", "20240103T20"),
+                exported(*[event(uuid, "2024-01-03 07:00:00.123456") for uuid in "ab"]),
+            )
+            output = read_stream(
+                "events", config(start_date="2024-01-03T00:00:00Z", project_name="007")
+            )
+        time = "2024-01-03T07:00:00.123456+00:00"
+        assert records(output) == [{**event(uuid, time), "project_name": "007"} for uuid in "ab"]
+
     @pytest.mark.parametrize(
         ("settings", "first_hour"),
         [
