@@ -1,14 +1,45 @@
+import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
 import freezegun
 import pytest
+from airbyte_cdk.sources.declarative import concurrent_declarative_source as cdk
 from airbyte_cdk.utils.airbyte_secrets_utils import update_secrets
 
+from source_amplitude import run
+
 _SLEEP = time.sleep
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _manifest_is_valid_once() -> Iterator[None]:
+    """The CDK reads its own schema and holds the manifest against it for every source: 0.2 s."""
+    read, validate = cdk.get_declarative_component_schema, cdk.validate_manifest
+    schema = cache(read)
+    validated: set[str] = set()
+
+    def validate_once(manifest: Mapping[str, Any], _: Mapping[str, Any]) -> None:
+        text = json.dumps(manifest)
+        if text not in validated:
+            validate(manifest, schema())
+            validated.add(text)
+
+    with (
+        patch.object(cdk, "get_declarative_component_schema", schema),
+        patch.object(cdk, "validate_manifest", validate_once),
+        patch.object(run, "safe_load_yaml", _parsed_once(run.safe_load_yaml)),
+    ):
+        yield
+
+
+def _parsed_once(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    parsed = cache(lambda text: json.dumps(parse(text)))
+    return lambda text: json.loads(parsed(text))
 
 
 @pytest.fixture(autouse=True)
