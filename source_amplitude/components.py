@@ -89,6 +89,17 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 _DAY_KEY = re.compile(r"r(\d+)d")
 # Of the interval that a query asks for, 30 being a month.
 _DAYS = {"1": 1, "7": 7, "30": 31}
+# Groups that a query gets when it does not say how many.
+_DEFAULT_GROUPS = 100
+_COLUMN_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", re.ASCII)
+# 1,234 may be a thousand or a decimal; 1,234,567 and 1,234.5 may not.
+_CELL_NUMBER = re.compile(
+    r"([+-]?(?:\d+|\d{1,3}(?:,\d{3}){2,}|\d{1,3},\d{3}(?=\.)))((?:\.\d+)?(?:E[+-]?\d+)?)(%?)",
+    re.ASCII | re.IGNORECASE,
+)
+_PREVIOUS = re.compile(r"\s*\[Previous\]\s*")
+# Of a CSV: retention, funnels and lifetime value; stickiness; everything else.
+_MOST_ROWS = (300, 2_000, 10_000)
 _EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)")
 
 
@@ -501,6 +512,84 @@ class ListExtractor(RecordExtractor):
                 for outer in records
                 for inner in _records(_list_at([expand], outer), expand)
             ]
+
+
+@dataclass
+class FunnelExtractor(RecordExtractor):
+    """A funnel by day in, a record per group, day and step out.
+
+    In: ``{"data": [{"events": [name, ...], "groupValue": label, "dayFunnels": {"xValues": [day,
+    ...], "series": [[users, ...], ...], "isComplete": [true, ...]}, "dayMedianTransTimes":
+    {"xValues", "series": [[milliseconds, ...], ...]}, "dayAvgTransTimes": {...}}]}``, an element
+    per group, where ``series[j][k]`` is step *k* on day *j*. Out: ``{"date", "step", "event",
+    "group", "users", "conversion", "median_seconds", "average_seconds", "is_complete"}``; steps
+    count from 1, ``group`` is ``(all)`` where the query has no group-by, ``conversion`` is the
+    share of step 1. Nobody has timed a step that nobody took, nor the first one: null. No built-in
+    extractor puts parallel arrays together.
+
+    Raises ``AirbyteTracedException`` for arrays that can't be paired with certainty.
+    """
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        query, asked = _query(response), _events_asked_for(response)
+        is_grouped = "g" in query or any(map(_has_groups, asked))
+        records: list[MutableMapping[str, Any]] = []
+        with _reading(response) as answer:
+            funnels = _records(_list_at(["data"], answer), "data")
+            if not is_grouped and len(funnels) != 1:
+                raise _UnreadableError(f"{len(funnels)} funnels where one was asked for")
+            groups = [
+                _group_value(funnel, number) if is_grouped else "(all)"
+                for number, funnel in enumerate(funnels, start=1)
+            ]
+            if len(set(groups)) != len(groups):
+                raise _UnreadableError(f"{len(groups)} funnels but the groups {groups}")
+            days, interval = _days_asked_for(response), _DAYS[query.get("i", "1")]
+            for group, funnel in zip(groups, funnels, strict=True):
+                _check_dates(_list_at(["dayFunnels", "xValues"], funnel), days, interval)
+                for row in _funnel_rows(funnel, len(asked)):
+                    records.append({"group": group, **row})
+        if is_grouped and len(groups) >= int(query.get("limit", _DEFAULT_GROUPS)):
+            names = " > ".join(map(str, funnels[0]["events"]))
+            _LOGGER.warning(
+                f"The funnel {names} for {_window(response)} came with {len(groups)} groups, as "
+                "many as its limit lets through: others may be missing. Set a higher limit, or "
+                "group by a property with fewer values."
+            )
+        return records
+
+
+@dataclass
+class ChartExtractor(RecordExtractor):
+    """The CSV of a saved chart in, a record per row and column of a date out.
+
+    In: ``{"data": text}`` or the text itself, which an ``AmplitudeErrorHandler`` lets pass when it
+    ``is_streamed``. Rows of a title; one of headings, of the labels and then of dates,
+    ``2025-01-06T00:00:00``; a row per series. A tab may stand before a text, so that no spreadsheet
+    takes it for a formula. Out: ``{"series": all labels as one text, "labels": {heading: label},
+    "date": heading, "value": number or null, "is_percentage": it had a %, "is_previous": it was
+    marked ``[Previous]``}``. A row of the period before stands under the dates of this one, and is
+    named as its counterpart is. The built-in decoder makes columns of the dates.
+
+    Raises ``AirbyteTracedException`` naming the chart for what can't be read with certainty, before
+    anything is passed on, and (config error) for a chart without dates: there, nothing tells labels
+    from numbers, or where the title ends.
+    """
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        chart = urlsplit(_request(response).url or "").path.removesuffix("/csv").split("/")[-1]
+        with _refusing_to_guess(response):
+            text = _chart_text(response.content)
+            # Twice, because the records of a large chart would not fit in memory.
+            rows = sum(1 for _ in _chart_rows(text, chart))
+        if rows in _MOST_ROWS:
+            _LOGGER.warning(
+                f"The chart {chart} came with {rows:,} rows, which is the most that Amplitude "
+                "gives for some kinds of charts: others may be missing. Give it fewer groups."
+            )
+        for row, values in _chart_rows(text, chart):
+            for day, (value, is_percentage) in values.items():
+                yield {**row, "date": day, "value": value, "is_percentage": is_percentage}
 
 
 @dataclass
@@ -1006,13 +1095,20 @@ def _local_day(value: Any) -> str | None:
 
 @contextmanager
 def _reading(response: requests.Response) -> Iterator[Any]:
-    """A JSON answer, parsed as leniently as events are; ``_UnreadableError`` becomes a message."""
-    try:
+    """A JSON answer, parsed as leniently as events are; as ``_refusing_to_guess``."""
+    with _refusing_to_guess(response):
         try:
             answer = _parse(response.content)
         except ValueError:
             raise _UnreadableError("it is no JSON") from None
         yield answer
+
+
+@contextmanager
+def _refusing_to_guess(response: requests.Response) -> Iterator[None]:
+    """``_UnreadableError`` becomes a message that names what was asked for."""
+    try:
+        yield
     except _UnreadableError as error:
         path = urlsplit(_request(response).url or "").path
         window = f" for {_window(response)}" if "start" in _query(response) else ""
@@ -1085,6 +1181,177 @@ def _cohort_rows(cells: Any, name: str) -> Iterator[dict[str, Any]]:
     except (AttributeError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise _UnreadableError(f"the cohort of {name} is of another form ({reason})") from None
+
+
+def _events_asked_for(response: requests.Response) -> list[str]:
+    """The event objects of a query, as JSON."""
+    query = urlsplit(_request(response).url or "").query
+    return [value for name, value in parse_qsl(query) if name == "e"]
+
+
+def _has_groups(event: str) -> bool:
+    """Whether an event object groups by a property of its own."""
+    with suppress(AttributeError, ValueError):
+        return bool(json.loads(event).get("group_by"))
+    return False
+
+
+def _group_value(funnel: Mapping[str, Any], number: int) -> str:
+    label = funnel.get("groupValue", ...)
+    if type(label) not in (int, str) or label == "":
+        raise _UnreadableError(f"the groupValue of funnel {number} is {_kind(label)}")
+    return str(label)
+
+
+def _funnel_rows(funnel: Mapping[str, Any], count: int) -> Iterator[dict[str, Any]]:
+    """A row for each day and step of a funnel of so many events."""
+    events, days = _list_at(["events"], funnel), _list_at(["dayFunnels", "xValues"], funnel)
+    if len(events) != count:
+        raise _UnreadableError(f"{len(events)} events where {count} were asked for")
+    for number, event in enumerate(events, start=1):
+        if not isinstance(event, str):
+            raise _UnreadableError(f"event {number} is {_kind(event)} where a text should be")
+    users = _by_step(funnel, "dayFunnels", days, count)
+    medians = _by_step(funnel, "dayMedianTransTimes", days, count)
+    averages = _by_step(funnel, "dayAvgTransTimes", days, count)
+    are_complete = funnel["dayFunnels"].get("isComplete")
+    if are_complete is None:
+        are_complete = [None] * len(days)
+    elif [type(value) for value in _list(are_complete, "isComplete")] != [bool] * len(days):
+        raise _UnreadableError(f"isComplete is not a boolean for each of {len(days)} days")
+    for row, day in enumerate(days):
+        first = users[row][0]
+        for step, event in enumerate(events):
+            is_timed = step > 0 and users[row][step]
+            yield {
+                "date": day,
+                "step": step + 1,
+                "event": event,
+                "users": users[row][step],
+                "conversion": users[row][step] / first if first else None,
+                "median_seconds": medians[row][step] / 1000 if is_timed else None,
+                "average_seconds": averages[row][step] / 1000 if is_timed else None,
+                "is_complete": are_complete[row],
+            }
+
+
+def _by_step(funnel: Mapping[str, Any], name: str, days: Sequence[str], count: int) -> list[Any]:
+    """Rows of ``count`` numbers, one row for each of ``days``."""
+    if _list_at([name, "xValues"], funnel) != days:
+        raise _UnreadableError(f"the days of {name} are not those of dayFunnels")
+    rows = _list_at([name, "series"], funnel)
+    if len(rows) != len(days):
+        raise _UnreadableError(f"{name} has {len(rows)} rows for {len(days)} days")
+    for number, row in enumerate(rows, start=1):
+        if len(_list(row, f"row {number} of {name}")) != count:
+            found = f"row {number} of {name} has {len(row)} numbers"
+            raise _UnreadableError(f"{found} for {count} events")
+        for position, value in enumerate(row, start=1):
+            if type(value) not in (int, float):  # isinstance() would take True for a number
+                found = f"number {position} of row {number} of {name}"
+                raise _UnreadableError(f"{found} is {_kind(value)}")
+    return rows
+
+
+def _chart_text(body: bytes) -> str:
+    """The CSV of a chart, out of its envelope if it has one."""
+    try:
+        answer = _parse(body)
+    except ValueError:
+        if body.lstrip().startswith((b"<", b"{", b"[")):
+            raise _UnreadableError("it is neither JSON nor CSV") from None
+        try:
+            return body.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise _UnreadableError(f"it is no UTF-8 ({error.reason})") from None
+    text = answer.get("data", ...) if isinstance(answer, dict) else ...
+    if not isinstance(text, str):
+        raise _UnreadableError(f"data is {_kind(text)} where a text should be")
+    return text
+
+
+def _chart_rows(
+    text: str, chart: str
+) -> Iterator[tuple[dict[str, Any], dict[str, tuple[float | None, bool]]]]:
+    """Each row of a chart: what stands for all of it, and its cells by date."""
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    seen: set[tuple[str, bool]] = set()
+    try:
+        rows = ([cell.lstrip("\t") for cell in line] for line in lines if line)
+        headings, dates = _chart_headings(rows, chart)
+        for number, row in enumerate(rows, start=1):
+            if len(row) != len(headings) + len(dates):
+                found = f"{len(row)} cells under {len(headings) + len(dates)} headings"
+                raise _UnreadableError(f"row {number} has {found}")
+            marked = row[: len(headings)]
+            labels = [_PREVIOUS.sub(" ", label).strip() for label in marked]
+            is_previous = any(map(_PREVIOUS.search, marked))
+            series = " | ".join(labels)
+            if (series, is_previous) in seen:
+                raise _UnreadableError(f"row {number} has the labels of another, {series}")
+            seen.add((series, is_previous))
+            yield (
+                {
+                    "series": series,
+                    "labels": dict(zip(headings, labels, strict=True)),
+                    "is_previous": is_previous,
+                },
+                {
+                    day: _cell(cell, f"{day} of row {number}, {series},")
+                    for day, cell in zip(dates, row[len(headings) :], strict=True)
+                },
+            )
+    except csv.Error as error:
+        raise _UnreadableError(f"line {lines.line_num} is no CSV ({error})") from None
+
+
+def _chart_headings(rows: Iterator[list[str]], chart: str) -> tuple[list[str], list[str]]:
+    """The headings of a chart's labels and its dates; ``rows`` are left at the first after them."""
+    is_empty = True
+    for row in rows:
+        is_empty = False
+        dates = [cell for cell in row if _COLUMN_DATE.fullmatch(cell)]
+        if not dates:
+            continue
+        count = len(row) - len(dates)
+        if row[count:] != dates:
+            raise _UnreadableError("its columns of dates do not stand together at the end")
+        if len(set(dates)) != len(dates):
+            raise _UnreadableError("two of its columns have the same date")
+        for day in dates:
+            try:
+                datetime.fromisoformat(day)
+            except ValueError:
+                raise _UnreadableError(f"the heading {day} is no date") from None
+        # Two events may be grouped by the same property.
+        headings = [
+            heading if heading and row.index(heading) == position else f"{heading}#{position + 1}"
+            for position, heading in enumerate(row[:count])
+        ]
+        if len(set(headings)) != count:
+            raise _UnreadableError(f"two of its columns have the same heading: {headings}")
+        return headings, dates
+    if is_empty:
+        raise _UnreadableError("it holds no row")
+    raise refusal(
+        f"The CSV of the chart {chart} has no columns of dates, so that it can't be told what is a "
+        "label in it and what a number. Have the chart show its figures over time, or take it out "
+        "of the configuration."
+    )
+
+
+def _cell(text: str, name: str) -> tuple[float | None, bool]:
+    """The number of a cell, None where it is empty, and whether it is a percentage."""
+    if not text.strip():
+        return None, False
+    match = _CELL_NUMBER.fullmatch(text.strip())
+    value = None
+    if match:
+        whole, fraction = match[1].replace(",", ""), match[2]
+        value = _finite(f"{whole}{fraction}") if fraction else _whole(whole)
+    if match is None or value is None:
+        raise _UnreadableError(f"{name} is {json.dumps(text, ensure_ascii=False)[:80]}, no number")
+    return value, bool(match[3])
 
 
 def _records(elements: Iterable[Any], name: str) -> list[dict[str, Any]]:
