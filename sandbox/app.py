@@ -4,7 +4,7 @@ import hashlib
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone
 from fnmatch import fnmatchcase
@@ -19,8 +19,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from sandbox.answers import Answer
-from sandbox.endpoints import DASHBOARD, LOOKUP, MISSING_PLANS, Endpoint, Family, Params, find
+from sandbox.endpoints import DASHBOARD, LOOKUP, MISSING_PLANS, Endpoint, Family, find
+from sandbox.params import Params, Query
 from sandbox.project import REPLAY_RETENTION_DAYS, Project, Record, bucket
+from sandbox.reports import CHARTS, Event, Funnel, Retention, Segmentation
 from sandbox.server import DroppedConnectionError, HttpsProxy
 
 STANDARD_HOST = "amplitude.com"
@@ -71,13 +73,14 @@ class ReceivedRequest:
     Amplitude's units; the export, replays and lookup tables have none, and a request for deletion
     jobs costs 1 of its own budget. `started` and `finished` are seconds of `time.monotonic()`;
     `finished` is None until the last byte is sent or the connection is closed. `has_credentials`
-    says whether any were sent, right or wrong. `form` is what the body holds.
+    says whether any were sent, right or wrong. `params` has the last value of a parameter that is
+    repeated, and all of them in `pairs`. `form` is what the body holds.
     """
 
     method: str
     host: str
     path: str
-    params: Params
+    params: Query
     started: float
     status: int | None = None
     cost: int = 0
@@ -247,11 +250,20 @@ class Sandbox:
         `count` of `outof` users; `incomplete` while the day has not ended.
         Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (Retention analysis).
         """
-        users, age = self.project.retained_users(cohort), (self.today - cohort).days
-        return [
-            {"count": count, "outof": users[0], "incomplete": max(0, n - 1) == age}
-            for n, count in enumerate(users[: age + 2])
-        ]
+        events = [Event("_new"), Event("_active")]
+        return Retention([cohort], events).cells(self, cohort)
+
+    def segmentation(self, params: Iterable[tuple[str, str]]) -> list[Record]:
+        """As `reports.Segmentation.records`, of the parameters of a request."""
+        return Segmentation.parse(Query(params)).records(self)
+
+    def funnel(self, params: Iterable[tuple[str, str]]) -> list[Record]:
+        """As `reports.Funnel.records`, of the parameters of a request."""
+        return Funnel.parse(Query(params)).records(self)
+
+    def chart(self, chart_id: str) -> list[Record]:
+        """As `reports.Chart.records`."""
+        return next(chart for chart in CHARTS if chart.id == chart_id).records(self)
 
     def iter_session_replays(
         self,
@@ -279,7 +291,7 @@ class Sandbox:
             request.method,
             request.url.hostname or "",
             scope["path"],  # unquoted, while Starlette's URL ends at a question mark in it
-            dict(request.query_params),
+            Query(request.query_params.multi_items()),
             time.monotonic(),
             has_credentials="Authorization" in request.headers,
             form=form,

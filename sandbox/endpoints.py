@@ -12,20 +12,19 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
-from itertools import chain, islice
+from itertools import islice
 from operator import gt, lt, methodcaller
 from typing import TYPE_CHECKING, Any
 
 from sandbox import answers, plan
 from sandbox.answers import Answer, as_json, as_text
+from sandbox.params import Params, Query, parse_day
+from sandbox.params import days as days_of
 from sandbox.project import Project, Record, bucket
+from sandbox.reports import CHARTS, Chart, Funnel, Retention, Segmentation
 
 if TYPE_CHECKING:
     from sandbox.app import ReceivedRequest, Sandbox
-
-Params = dict[str, str]
-
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,13 @@ class Endpoint:
 
     family: Family
     answer: Callable[["Sandbox", "ReceivedRequest"], Answer]
-    cost: Callable[[Params], int] = lambda _: 1
+    cost: Callable[[Query], int] = lambda _: 1
     accepts: Mapping[str, str] | None = None
     plan: str = ""
 
-    def check(self, params: Params) -> None:
+    def check(self, params: Query) -> None:
         """Refuse a parameter that is unknown, or has a value that is."""
-        for name, value in params.items() if self.accepts is not None else ():
+        for name, value in params.pairs if self.accepts is not None else ():
             if not re.fullmatch((self.accepts or {}).get(name, "(?!)"), value, re.DOTALL):
                 raise ValueError(f"Invalid parameter {name}")
 
@@ -102,9 +101,25 @@ def _chart(
     """A query that costs days x conditions x `unit`; a group-by counts as four conditions."""
 
     def cost(params: Params) -> int:
-        return len(_days(params)) * unit * (5 if params.get("g") else 1)
+        return len(days_of(params)) * unit * (5 if params.get("g") else 1)
 
     return Endpoint(DASHBOARD, answer, cost, {"start": ".*", "end": ".*", **accepts})
+
+
+def _question(
+    kind: type[Segmentation] | type[Funnel] | type[Retention], accepts: Mapping[str, str]
+) -> Endpoint:
+    """A query about events, which knows its own cost."""
+    return Endpoint(
+        DASHBOARD,
+        lambda sandbox, request: kind.parse(request.params).answer(sandbox),
+        lambda params: kind.parse(params).cost,
+        {**dict.fromkeys(("start", "end", "s"), ".*"), **accepts},
+    )
+
+
+def _saved_chart(chart: Chart) -> Endpoint:
+    return Endpoint(DASHBOARD, lambda sandbox, _: chart.answer(sandbox), lambda _: chart.cost, {})
 
 
 def _list(name: str) -> Endpoint:
@@ -138,7 +153,7 @@ def _export(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
 def _users(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
     metric, by = request.params.get("m", "active"), request.params.get("g") or None
     buckets: dict[date, list[date]] = {}
-    for day in _days(request.params):
+    for day in days_of(request.params):
         first = bucket(day, int(request.params.get("i", "1")))[0]
         # A week that lies in the range by half is counted over that half.
         buckets.setdefault(first, []).extend([day] if sandbox.has_begun(day) else [])
@@ -153,7 +168,7 @@ def _per_day(name: str) -> Callable[["Sandbox", "ReceivedRequest"], Answer]:
     """A series that the method `name` of the project holds for each day."""
 
     def answer(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
-        days, read = _days(request.params), getattr(sandbox.project, name)
+        days, read = days_of(request.params), getattr(sandbox.project, name)
         # A day without sessions is the integer 0, as captured from an empty project.
         values = [read(day) or 0 if sandbox.has_begun(day) else 0 for day in days]
         return _series(days, {0: values})
@@ -162,38 +177,17 @@ def _per_day(name: str) -> Callable[["Sandbox", "ReceivedRequest"], Answer]:
 
 
 def _session_lengths(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
-    days = _days(request.params)
+    days = days_of(request.params)
     by_day = [sandbox.project.session_lengths(day) for day in days]
     begun = [lengths for day, lengths in zip(days, by_day, strict=True) if sandbox.has_begun(day)]
     series = [sum(lengths[label] for lengths in begun) for label in by_day[0]]
     return as_json({"data": {"series": [series], "xValues": list(by_day[0])}})
 
 
-def _retention(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
-    _event_type(request.params, "se", ("_new",))
-    _event_type(request.params, "re", ("_active",))
-    cohorts = [day for day in reversed(_days(request.params)) if sandbox.has_begun(day)]
-    values = {f"{_MONTHS[day.month - 1]} {day.day}": sandbox.retention(day) for day in cohorts}
-    combined = []
-    for n in range(max(map(len, values.values()), default=0)):
-        cells = [cohort[n] for cohort in values.values() if n < len(cohort)]
-        combined.append(
-            {
-                "count": sum(cell["count"] for cell in cells),
-                "outof": sum(cell["outof"] for cell in cells),
-                "retainedSetId": None,
-                "incomplete": any(cell["incomplete"] for cell in cells),
-            }
-        )
-    series = [{"dates": list(values), "values": values, "combined": combined}]
-    meta = [{"segmentIndex": 0, "eventIndex": 0}]
-    return as_json({"data": {"series": series, "seriesMeta": meta}})
-
-
 def _revenue_ltv(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
     divisor = {"0": "count", "1": "paid", "2": ""}[request.params.get("m", "0")]
     values = {}
-    for day in filter(sandbox.has_begun, reversed(_days(request.params))):
+    for day in filter(sandbox.has_begun, reversed(days_of(request.params))):
         cohort = sandbox.project.revenue_ltv(day, sandbox.today)
         by = cohort[divisor] or 1 if divisor else 1
         values[day.isoformat()] = {
@@ -201,21 +195,6 @@ def _revenue_ltv(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
         }
     series = [{"dates": list(values), "values": values}]
     return as_json({"data": {"seriesLabels": [""], "series": series}})
-
-
-def _segmentation(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
-    project, days = sandbox.project, _days(request.params)
-    metric = request.params.get("m", "uniques")
-    event_type = _event_type(request.params, "e", [e["value"] for e in project.events_list()])
-    begun = [[day] if sandbox.has_begun(day) else [] for day in days]
-    by_day = [project.count_events(metric, day, event_type) for day in begun]
-    total = project.count_events(metric, chain(*begun), event_type)
-    return _series(
-        days,
-        {0: by_day},
-        meta={"segmentIndex": 0, "eventIndex": 0},
-        collapsed={"setId": "", "value": total},
-    )
 
 
 def _cohorts(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
@@ -249,7 +228,7 @@ def _session_replays(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
 
 
 def _deletions(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
-    start, end = (_parse_day(request.params.get(n, ""), "-") for n in ("start_day", "end_day"))
+    start, end = (parse_day(request.params.get(n, ""), "-") for n in ("start_day", "end_day"))
     months = (end.year - start.year) * 12 + end.month - start.month
     if end < start or (months, end.day) > (6, start.day):
         raise ValueError("The time range must be of a day to six months")
@@ -277,12 +256,33 @@ ENDPOINTS = {
     "/api/2/sessions/average": _chart(_per_day("average_session_length"), 4, {}),
     "/api/2/sessions/peruser": _chart(_per_day("sessions_per_user"), 4, {}),
     "/api/2/sessions/length": _chart(_session_lengths, 4, {}),
-    "/api/2/retention": _chart(_retention, 8, {"se": ".*", "re": ".*", "rm": "n-day", "i": "1"}),
-    "/api/2/revenue/ltv": _chart(_revenue_ltv, 1, {"m": "[012]", "i": "1"}),
-    # Of one event; a second one would double the cost.
-    "/api/2/events/segmentation": _chart(
-        _segmentation, 1, {"e": ".*", "m": "totals|uniques", "i": "1"}
+    "/api/2/retention": _question(
+        Retention,
+        {**dict.fromkeys(("se", "re", "rb"), ".*"), "rm": "n-day|rolling|bracket", "i": "1"},
     ),
+    "/api/2/revenue/ltv": _chart(_revenue_ltv, 1, {"m": "[012]", "i": "1"}),
+    "/api/2/events/segmentation": _question(
+        Segmentation,
+        {
+            **dict.fromkeys(("e", "e2", "g", "g2"), ".*"),
+            "m": "uniques|totals|average|pct_dau",
+            "n": "any|active",
+            "i": "1|7|30",
+            "limit": r"\d+",
+        },
+    ),
+    "/api/2/funnels": _question(
+        Funnel,
+        {
+            **dict.fromkeys(("e", "g"), ".*"),
+            "mode": "ordered|unordered|sequential",
+            "n": "active|new",
+            "i": "1",
+            "cs": r"\d+",
+            "limit": r"\d+",
+        },
+    ),
+    **{f"/api/3/chart/{chart.id}/csv": _saved_chart(chart) for chart in CHARTS},
     "/api/2/events/list": _list("events_list"),
     "/api/3/annotations": _list("annotations"),
     "/api/3/annotation-categories": _list("annotation_categories"),
@@ -349,19 +349,6 @@ def _archive(project: Project, hours: Iterable[datetime]) -> Iterator[bytes]:
     yield sink.take()
 
 
-def _days(params: Params) -> list[date]:
-    start, end = (_parse_day(params.get(name, "")) for name in ("start", "end"))
-    if end < start:
-        raise ValueError("The start is after the end")
-    return [start + timedelta(days=n) for n in range((end - start).days + 1)]
-
-
-def _parse_day(value: str, mark: str = "") -> date:
-    if not re.fullmatch(rf"\d{{4}}{mark}\d\d{mark}\d\d", value):
-        raise ValueError(f"Invalid date {value!r}")
-    return datetime.strptime(value, f"%Y{mark}%m{mark}%d").date()
-
-
 def _parse_hour(value: str) -> datetime:
     if not re.fullmatch(r"\d{8}T\d\d", value):
         raise ValueError(f"Invalid hour {value!r}")
@@ -392,31 +379,16 @@ def _read_token(token: str, order: str) -> tuple[str, str]:
     return start_time, replay_id
 
 
-def _event_type(params: Params, name: str, known: Sequence[str]) -> str:
-    """The type of an event object without filters and groups."""
-    event = json.loads(params.get(name, ""))
-    if not isinstance(event, dict) or any(v for k, v in event.items() if k != "event_type"):
-        raise ValueError(f"Invalid parameter {name}")
-    if event.get("event_type") not in known:
-        raise ValueError(f"Invalid event {event.get('event_type')}")
-    return str(event["event_type"])
-
-
 def _shows_deleted(request: "ReceivedRequest") -> bool:
     return request.params.get("showDeleted") == "true"
 
 
-def _series(
-    days: Iterable[date],
-    series: Mapping[Any, Sequence[float]],
-    meta: Mapping[str, int] | None = None,
-    collapsed: Any = 0,
-) -> Answer:
+def _series(days: Iterable[date], series: Mapping[Any, Sequence[float]]) -> Answer:
     data = {
         "xValues": [day.isoformat() for day in days],
         "series": list(series.values()),
-        "seriesCollapsed": [[collapsed] for _ in series],
+        "seriesCollapsed": [[0] for _ in series],
         "seriesLabels": list(series),
-        "seriesMeta": [meta or {"segmentIndex": 0} for _ in series],
+        "seriesMeta": [{"segmentIndex": 0} for _ in series],
     }
     return as_json({"data": data})

@@ -48,7 +48,7 @@ _DEVICES = [
     ("Web", "Chrome", "120", "Windows", "Windows", "amplitude-ts/2.3.8"),
     ("Web", "Safari", "17", "Mac", "Mac", "amplitude-ts/2.3.8"),
 ]
-_EVENT_TYPES = {
+EVENT_TYPES = {
     "Page Viewed": 0.34,
     "Song Played 🎧": 0.26,
     "Search Performed": 0.16,
@@ -62,6 +62,8 @@ _SHARES = {
     "platform": {"iOS": 0.24, "Android": 0.26, "Web": 0.5},
     "gp:plan": {"free": 0.6, "pro": 0.25, "family": 0.1, _UNKNOWN: 0.05},
 }
+# Share of events by property.
+_EVENT_SHARES = {"is_offline": {"false": 0.9, "true": 0.1}}
 _EVERYBODY = "(all)"
 # Amplitude's default bins: their ends in seconds, and the share of sessions in each.
 _SESSION_BINS = [
@@ -197,14 +199,28 @@ class Project:
     def count_events(self, metric: str, days: Iterable[date], event_type: str) -> int:
         """Events of a type on some days (`totals`), or the users who had one (`uniques`).
 
+        `_active` and `_all` stand for any event, `_new` for the first one of a user.
+
         Raises:
             ValueError: `events_list` has no such type.
         """
-        if event_type not in _EVENT_TYPES:
+        if event_type not in (*EVENT_TYPES, "_active", "_all", "_new"):
             raise ValueError(f"Invalid event {event_type}")
         by_day = [self._event_counts(day, event_type)[metric == "uniques"] for day in days]
         seen = sum(map(bool, by_day))
         return round(sum(by_day) * (seen**-0.5 if metric == "uniques" and seen else 1))
+
+    def shares(self, name: str, day: date) -> dict[str, float]:
+        """The share of a day's users, or events, by the values of a property of theirs.
+
+        Raises:
+            ValueError: the project has no such property.
+        """
+        if name in _EVENT_SHARES:
+            return _EVENT_SHARES[name]
+        counts = self.count_users("active", [day], name)
+        total = sum(counts.values())
+        return {label: n / total if total else 1 / len(counts) for label, n in counts.items()}
 
     def sessions_per_user(self, day: date) -> float:
         """Mean number of sessions of a day's active users; 0.0 when nobody was active.
@@ -230,18 +246,24 @@ class Project:
             for start, (end, share) in zip(starts, _SESSION_BINS, strict=False)
         }
 
-    def retained_users(self, cohort: date) -> list[int]:
-        """Users who were new on `cohort`, and how many of them were active 0, 1 ... 30 days later.
+    def retained_users(
+        self, cohort: date, start: str = "_new", returning: str = "_active"
+    ) -> list[int]:
+        """Users who did `start` on `cohort`, and how many of them did `returning` 0, 1 ... 30 days
+        later.
 
         Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (Retention analysis).
         """
-        size = sum(self.new_users(cohort).values())
+        size, active, able = (
+            self.count_events("uniques", [cohort], kind) for kind in (start, "_active", returning)
+        )
+        share = able / active if active else 1
         chance = self._random("retention", cohort.isoformat())
-        returning = [
-            round(size * 0.5 * (n + 1) ** -0.5 * chance.uniform(0.8, 1.2))
+        came = [
+            round(size * share * 0.5 * (n + 1) ** -0.5 * chance.uniform(0.8, 1.2))
             for n in range(1, RETENTION_DAYS + 1)
         ]
-        return [size, round(size * 0.97), *returning]
+        return [size, round(size * share * 0.97), *came]
 
     def revenue_ltv(self, cohort: date, until: date) -> Record:
         """What users who were new on `cohort` have paid up to the day `until`.
@@ -409,7 +431,7 @@ class Project:
                 "totals_delta": n,
                 **dict.fromkeys([*flags.split(), "in_waitroom"], False),
             }
-            for n, (name, share) in enumerate(_EVENT_TYPES.items())
+            for n, (name, share) in enumerate(EVENT_TYPES.items())
         ]
 
     def _random(self, *parts: object) -> random.Random:
@@ -435,9 +457,13 @@ class Project:
     def _event_counts(self, day: date, event_type: str) -> tuple[int, int]:
         """Totals and uniques."""
         users = sum(self.active_users(day).values())
+        if event_type == "_new":
+            return (sum(self.new_users(day).values()),) * 2
+        if event_type not in EVENT_TYPES:
+            return sum(self._event_counts(day, each)[0] for each in EVENT_TYPES), users
         chance = self._random("event counts", event_type, day.isoformat())
         # `active_users` has nine events a user.
-        totals = round(users * 9 * _EVENT_TYPES[event_type] * chance.uniform(0.9, 1.1))
+        totals = round(users * 9 * EVENT_TYPES[event_type] * chance.uniform(0.9, 1.1))
         return totals, round(users * (1 - math.exp(-totals / users))) if users else 0
 
     def _replays(self, hour: datetime) -> list[Record]:
@@ -536,7 +562,7 @@ class Project:
     def _generate(self, hour: datetime, count: int) -> Iterator[Record]:
         chance = self._random("events", hour.isoformat())
         r, users = chance.random, self._users
-        types = chance.choices(list(_EVENT_TYPES), list(_EVENT_TYPES.values()), k=count)
+        types = chance.choices(list(EVENT_TYPES), list(EVENT_TYPES.values()), k=count)
         start = hour.replace(tzinfo=None)
         for n, event_type in enumerate(types):
             user = users[int(r() * _USERS)]
