@@ -196,11 +196,12 @@ class Segmentation(Question):
         if self.metric in ("uniques", "totals"):
             return self._counts(project, span, event, segment, self.metric)
         uniques = self._counts(project, span, event, segment, "uniques")
+        # Parts of either are rounded by themselves, so one may be smaller than it can be.
         if self.metric == "average":
             totals = self._counts(project, span, event, segment, "totals")
-            return {g: totals[g] / n if n else 0 for g, n in uniques.items()}
+            return {g: max(totals[g], n) / n if n else 0 for g, n in uniques.items()}
         active = self._counts(project, span, Event("_active", by=event.by), segment, "uniques")
-        return {g: 100 * n / active[g] if n else 0 for g, n in uniques.items()}
+        return {g: 100 * n / max(active[g], n) if n else 0 for g, n in uniques.items()}
 
     def _counts(
         self,

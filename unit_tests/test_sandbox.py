@@ -24,6 +24,7 @@ import pytest
 import requests
 
 from sandbox import Fault, Project, Sandbox
+from source_amplitude.components import ChartExtractor, FunnelExtractor
 
 # Their timing is their own: no other test of theirs beside them.
 pytestmark = pytest.mark.xdist_group("sandbox")
@@ -1089,3 +1090,437 @@ def test_given_a_sandbox_of_its_own_process_when_signalled_then_it_leaves_nothin
     assert process.communicate(timeout=10)[0] == "\n"
     assert process.returncode == 0
     assert os.listdir(tmp_path) == []
+
+
+def event(name: str, **more: Any) -> str:
+    return json.dumps({"event_type": name, **more})
+
+
+SONG, SIGN_UP, CHECKOUT = "Song Played 🎧", "Signed Up", "Checkout Completed"
+STEPS = [("e", event(name)) for name in ("Page Viewed", SONG, CHECKOUT)]
+WEEK = [("start", "20240101"), ("end", "20240107")]
+GERMANS = json.dumps([{"prop": "country", "op": "is", "values": ["Germany"]}])
+NO_GERMANS = json.dumps([{"prop": "country", "op": "is not", "values": ["Germany"]}])
+SEGMENTATION, FUNNELS = "/api/2/events/segmentation", "/api/2/funnels"
+
+
+class TestReports:
+    """What a project holds of its days up to 10 January 2024."""
+
+    @pytest.fixture(scope="class")
+    def old(self) -> Iterator[Sandbox]:
+        """One for all of them, which change nothing."""
+        with Sandbox(Project(), clock=lambda: NOW, cost_limits=()) as running:
+            yield running
+
+    @staticmethod
+    def ask(sandbox: Sandbox, path: str, *params: tuple[str, str]) -> requests.Response:
+        return requests.get(
+            STANDARD + path,
+            params=[*params],
+            auth=(sandbox.api_key, sandbox.secret_key),
+            proxies={"https": sandbox.env["HTTPS_PROXY"]},
+            verify=sandbox.env["REQUESTS_CA_BUNDLE"],
+            timeout=10,
+        )
+
+    def segmented(self, sandbox: Sandbox, *params: tuple[str, str]) -> dict[str, Any]:
+        response = self.ask(sandbox, SEGMENTATION, *WEEK, *params)
+        data: dict[str, Any] = response.json()["data"]
+        return data
+
+    def funnels(self, sandbox: Sandbox, *params: tuple[str, str]) -> list[dict[str, Any]]:
+        response = self.ask(sandbox, FUNNELS, *(params or (*WEEK, *STEPS)))
+        data: list[dict[str, Any]] = response.json()["data"]
+        return data
+
+    def test_given_groups_when_segmenting_then_they_are_named_with_their_event_and_add_up(
+        self, old: Sandbox
+    ) -> None:
+        params = [("e", event(SONG)), ("m", "totals"), ("g", "platform")]
+        data = self.segmented(old, *params)
+
+        assert sorted(data["seriesLabels"]) == [[0, "Android"], [0, "Web"], [0, "iOS"]]
+        assert data["seriesMeta"] == [{"segmentIndex": 0, "eventIndex": 0}] * 3
+        wholes = [[cell["value"] for cell in cells] for cells in data["seriesCollapsed"]]
+        assert wholes == [[sum(values)] for values in data["series"]]
+        assert wholes == sorted(wholes, reverse=True)
+        days = [date.fromisoformat(day) for day in data["xValues"]]
+        assert [sum(column) for column in zip(*data["series"], strict=True)] == [
+            old.project.count_events("totals", [day], SONG) for day in days
+        ]
+        assert [
+            (row["group"], row["date"], row["value"]) for row in old.segmentation([*WEEK, *params])
+        ] == [
+            (label, day, value)
+            for (_, label), values in zip(data["seriesLabels"], data["series"], strict=True)
+            for day, value in zip(data["xValues"], values, strict=True)
+        ]
+
+    def test_given_two_events_when_segmenting_then_their_index_stands_in_the_meta(
+        self, old: Sandbox
+    ) -> None:
+        data = self.segmented(old, ("e", event(SONG)), ("e2", event(SIGN_UP)), ("m", "totals"))
+
+        assert data["seriesLabels"] == [0, 0]
+        assert data["seriesMeta"] == [{"segmentIndex": 0, "eventIndex": n} for n in (0, 1)]
+        days = [date.fromisoformat(day) for day in data["xValues"]]
+        assert data["series"] == [
+            [old.project.count_events("totals", [day], name) for day in days]
+            for name in (SONG, SIGN_UP)
+        ]
+
+    def test_given_two_properties_when_segmenting_then_groups_are_their_combinations(
+        self, old: Sandbox
+    ) -> None:
+        by_both = self.segmented(
+            old, ("e", event(SONG)), ("m", "totals"), ("g", "country"), ("g2", "gp:plan")
+        )
+        by_event = self.segmented(
+            old,
+            ("e", event(SONG, group_by=[{"type": "user", "value": "country"}])),
+            ("m", "totals"),
+            ("g", "gp:plan"),
+        )
+
+        assert len(by_both["series"]) == 7 * 4
+        assert [0, "Germany; pro"] in by_both["seriesLabels"]
+        assert by_event == by_both
+
+    def test_given_more_groups_than_the_limit_when_segmenting_then_the_largest_are_left(
+        self, old: Sandbox
+    ) -> None:
+        params = [("e", event(SONG)), ("g", "country")]
+        everything = self.segmented(old, *params)
+        data = self.segmented(old, *params, ("limit", "2"))
+
+        assert data["seriesLabels"] == everything["seriesLabels"][:2]
+        assert data["seriesLabels"][0] == [0, "United States"]
+
+    def test_given_segments_when_segmenting_then_each_holds_what_meets_its_conditions(
+        self, old: Sandbox
+    ) -> None:
+        params = [("e", event(SONG)), ("m", "totals")]
+        everybody = self.segmented(old, *params)["series"][0]
+        data = self.segmented(old, *params, ("s", GERMANS), ("s", NO_GERMANS))
+
+        assert data["seriesLabels"] == [0, 1]
+        assert data["seriesMeta"] == [{"segmentIndex": n, "eventIndex": 0} for n in (0, 1)]
+        assert min(data["series"][0]) > 0
+        for germans, others, all_of_them in zip(*data["series"], everybody, strict=True):
+            assert abs(germans + others - all_of_them) <= 1
+        grouped = self.segmented(old, *params, ("g", "country"), ("s", GERMANS))
+        assert grouped["seriesLabels"] == [[0, "Germany"]]
+        assert grouped["series"] == data["series"][:1]
+
+    def test_given_a_filter_when_segmenting_then_only_its_events_count(self, old: Sandbox) -> None:
+        def count(operator: str) -> int:
+            filters = [
+                {
+                    "subprop_type": "event",
+                    "subprop_key": "is_offline",
+                    "subprop_op": operator,
+                    "subprop_value": ["true"],
+                }
+            ]
+            data = self.segmented(old, ("e", event(SONG, filters=filters)), ("m", "totals"))
+            return sum(data["series"][0])
+
+        assert 0 < count("is") < count("is not")
+
+    def test_given_cohorts_and_behaviour_when_segmenting_then_fewer_are_left(
+        self, old: Sandbox
+    ) -> None:
+        conditions = [
+            {"prop": "userdata_cohort", "op": "is", "values": ["k3m9x1az"]},
+            {"type": "event", "event_type": SIGN_UP, "op": ">=", "value": 1, "filters": [],
+             "time_type": "allTime", "time_value": 30},
+        ]  # fmt: skip
+        counts = [
+            sum(self.segmented(old, ("e", event(SONG)), ("s", json.dumps(part)))["series"][0])
+            for part in (conditions, conditions[:1], [])
+        ]
+        assert 0 < counts[0] < counts[1] < counts[2]
+
+    def test_given_each_metric_when_segmenting_then_they_are_of_the_same_truth(
+        self, old: Sandbox
+    ) -> None:
+        found = {
+            metric: self.segmented(old, ("e", event(SIGN_UP)), ("m", metric))["series"][0]
+            for metric in ("totals", "uniques", "average", "pct_dau")
+        }
+        active = [sum(old.count_users("active", date(2024, 1, n)).values()) for n in range(1, 8)]
+
+        assert found["average"] == [
+            total / users for total, users in zip(found["totals"], found["uniques"], strict=True)
+        ]
+        assert found["pct_dau"] == [
+            100 * users / all_of_them
+            for users, all_of_them in zip(found["uniques"], active, strict=True)
+        ]
+
+    def test_given_weeks_when_segmenting_then_who_comes_again_counts_once(
+        self, old: Sandbox
+    ) -> None:
+        by_day = self.segmented(old, ("e", event(SONG)))
+        data = self.segmented(old, ("e", event(SONG)), ("i", "7"))
+
+        assert data["xValues"] == ["2024-01-01"]
+        assert max(by_day["series"][0]) < data["series"][0][0] < sum(by_day["series"][0])
+        assert data["series"][0] == [cell["value"] for cell in by_day["seriesCollapsed"][0]]
+
+    def test_given_a_funnel_when_asked_then_it_has_a_row_per_day_and_a_column_per_step(
+        self, old: Sandbox
+    ) -> None:
+        (data,) = self.funnels(old)
+
+        assert data["events"] == ["Page Viewed", SONG, CHECKOUT]
+        assert (data["groupValue"], data["meta"]) == ("", {"segmentIndex": 0})
+        for name in ("dayFunnels", "dayMedianTransTimes", "dayAvgTransTimes"):
+            assert data[name]["xValues"][::6] == ["2024-01-01", "2024-01-07"]
+            assert data[name]["formattedXValues"][::6] == ["Jan 01", "Jan 07"]
+            assert [len(row) for row in data[name]["series"]] == [3] * 7
+        users = data["dayFunnels"]["series"]
+        assert [row[0] for row in users] == [
+            old.project.count_events("uniques", [date(2024, 1, n)], "Page Viewed")
+            for n in range(1, 8)
+        ]
+        assert all(0 < third < second < first for first, second, third in users)
+        assert data["cumulativeRaw"] == [sum(column) for column in zip(*users, strict=True)]
+        assert data["cumulative"][0] == data["stepByStep"][0] == 1
+        assert data["cumulative"][2] < data["stepByStep"][2]
+        for first, second, third in data["dayMedianTransTimes"]["series"]:
+            assert first == 0
+            assert 0 < second <= 2_592_000_000
+            assert 0 < third <= 2_592_000_000
+
+    def test_given_a_funnel_when_its_window_goes_on_then_later_steps_grow_until_it_is_over(
+        self,
+    ) -> None:
+        now = [NOW]
+        params = [*STEPS, ("cs", "172800"), ("start", "20240109"), ("end", "20240111")]
+        with Sandbox(Project(), clock=lambda: now[0], cost_limits=()) as sandbox:
+            found = []
+            for n in range(5):
+                now[0] = NOW + timedelta(days=n)
+                found.append(self.funnels(sandbox, *params)[0]["dayFunnels"])
+
+        first = [days["series"][0] for days in found]
+        assert {users for users, *_ in first} == {first[0][0]}
+        assert first[0][1] < first[1][1] == first[2][1] == first[4][1]
+        second = [days["series"][1] for days in found]
+        assert second[0][1] < second[1][1] < second[2][1] == second[3][1]
+        assert [days["isComplete"] for days in found] == [
+            [False, False, False],
+            [False, False, False],
+            [True, False, False],
+            [True, True, False],
+            [True, True, True],
+        ]
+        assert found[0]["series"][2] == [0, 0, 0]
+
+    def test_given_the_modes_of_a_funnel_when_asked_then_the_stricter_has_fewer_users(
+        self, old: Sandbox
+    ) -> None:
+        def last(*params: tuple[str, str]) -> int:
+            count: int = self.funnels(old, *WEEK, *STEPS, *params)[0]["cumulativeRaw"][2]
+            return count
+
+        modes = [last(("mode", mode)) for mode in ("sequential", "ordered", "unordered")]
+        assert 0 < modes[0] < modes[1] < modes[2]
+        assert 0 < last(("n", "new")) < last(("n", "active")) == last() == modes[1]
+
+    def test_given_groups_and_segments_of_a_funnel_when_asked_then_each_is_an_element(
+        self, old: Sandbox
+    ) -> None:
+        everybody = self.funnels(old)[0]["dayFunnels"]["series"]
+        groups = self.funnels(old, *WEEK, *STEPS, ("g", "platform"))
+        grouping = event("Page Viewed", group_by=[{"type": "user", "value": "platform"}])
+        by_event = self.funnels(old, *WEEK, ("e", grouping), *STEPS[1:])
+        segments = self.funnels(old, *WEEK, *STEPS, ("s", GERMANS), ("s", NO_GERMANS))
+
+        assert sorted(group["groupValue"] for group in groups) == ["Android", "Web", "iOS"]
+        assert by_event == groups
+        assert [sum(group["dayFunnels"]["series"][0][0] for group in groups)] == everybody[0][:1]
+        assert self.funnels(old, *WEEK, *STEPS, ("g", "platform"), ("limit", "1")) == groups[:1]
+        assert groups[0]["cumulativeRaw"][0] == max(g["cumulativeRaw"][0] for g in groups)
+        assert [part["meta"]["segmentIndex"] for part in segments] == [0, 1]
+
+    @pytest.mark.parametrize("group", [[], [("g", "gp:plan")]], ids=["one", "by-plan"])
+    def test_given_a_funnel_when_extracted_then_its_records_are_the_truth(
+        self, old: Sandbox, group: list[tuple[str, str]]
+    ) -> None:
+        params = [("start", "20231207"), ("end", "20240110"), *STEPS, *group]
+
+        records = [*FunnelExtractor().extract_records(self.ask(old, FUNNELS, *params))]
+
+        assert records == old.funnel(params)
+        assert len(records) == 35 * 3 * (4 if group else 1)
+        assert {record["is_complete"] for record in records} == {True, False}
+
+    @pytest.mark.parametrize(
+        ("params", "counted"),
+        [
+            ({"rm": "rolling"}, "rolling"),
+            ({"rm": "bracket", "rb": "[[0,1],[1,4],[4,30]]"}, "bracket"),
+        ],
+    )
+    def test_given_another_mode_of_retention_when_asked_then_cells_are_of_its_days(
+        self, old: Sandbox, params: dict[str, str], counted: str
+    ) -> None:
+        cohort = date(2024, 1, 5)
+        span = {"start": "20240105", "end": "20240105"}
+        asked = {"se": event(SONG), "re": event(CHECKOUT), **span}
+        plain, cells = (
+            self.ask(old, "/api/2/retention", *query.items()).json()["data"]["series"][0]["values"][
+                "Jan 5"
+            ]
+            for query in (asked, {**asked, **params})
+        )
+
+        users = old.project.retained_users(cohort, SONG, CHECKOUT)
+        assert users[0] == old.project.count_events("uniques", [cohort], SONG)
+        assert [cell["count"] for cell in plain] == users[:7]
+        came = users[1:7]
+        if counted == "rolling":
+            assert [cell["count"] for cell in cells[1:]] == [max(came[n:]) for n in range(6)]
+            assert all(cell["incomplete"] for cell in cells[1:])
+        else:
+            assert [cell["count"] for cell in cells[1:]] == [came[0], max(came[1:4]), max(came[4:])]
+            assert [cell["incomplete"] for cell in cells] == [False, False, False, True]
+
+    @pytest.mark.parametrize(
+        ("chart", "count", "cost"),
+        [("s0ngs7wk", 15, 140), ("x8k2m1qp", 28, 28), ("av3r4ge5", 840, 270)],
+    )
+    def test_given_a_saved_chart_when_extracted_then_its_records_are_the_truth(
+        self, old: Sandbox, chart: str, count: int, cost: int
+    ) -> None:
+        response = self.ask(old, f"/api/3/chart/{chart}/csv")
+
+        records = [*ChartExtractor().extract_records(response)]
+        assert records == old.chart(chart)
+        assert len(records) == count
+        assert old.requests[-1].cost == cost
+
+    def test_given_a_saved_chart_when_asked_then_the_csv_has_every_oddity(
+        self, old: Sandbox
+    ) -> None:
+        lines = self.ask(old, "/api/3/chart/x8k2m1qp/csv").json()["data"].split("\r\n")
+
+        assert lines[:3] == [
+            '"\tShare of users who pay, ""checkout"""',
+            '"\tpct_dau of Checkout Completed"',
+            "",
+        ]
+        assert lines[3].startswith('"\tSegment","2023-12-28T00:00:00","2023-12-29T00:00:00",')
+        assert lines[3].endswith(',"2024-01-10T00:00:00"')
+        assert lines[4].startswith('"\tAll Users","')
+        assert lines[4].count('%"') == 14
+        assert lines[5].startswith('"\t[Previous] All Users","')
+        assert lines[6:] == [""]
+        (days,) = {record["is_previous"]: record for record in old.chart("x8k2m1qp")[:14]}.values()
+        truth = old.project.count_events("uniques", [NOW.date()], CHECKOUT)
+        active = sum(old.count_users("active", NOW.date()).values())
+        assert days["value"] == round(100 * truth / active, 1)
+
+    def test_given_averages_of_nobody_when_the_chart_is_asked_for_then_cells_are_empty(
+        self, old: Sandbox
+    ) -> None:
+        values = [record["value"] for record in old.chart("av3r4ge5")]
+
+        assert None in values
+        assert all(value is None or value >= 1 for value in values)
+
+    def test_given_an_unknown_chart_when_asked_then_404(self, old: Sandbox) -> None:
+        unknown = self.ask(old, "/api/3/chart/unknown1/csv")
+
+        assert unknown.status_code == 404
+        assert error_of(unknown)["metadata"] == {"details": "Not Found"}
+
+    @pytest.mark.parametrize(
+        ("path", "params", "cost"),
+        [
+            (SEGMENTATION, [("e", event(SONG))], 7),
+            (SEGMENTATION, [("e", event(SONG)), ("e2", event(SIGN_UP))], 14),
+            (SEGMENTATION, [("e", event(SONG)), ("g", "country")], 7 * 5),
+            (SEGMENTATION, [("e", event(SONG)), ("g", "country"), ("g2", "platform")], 7 * 9),
+            (SEGMENTATION, [("e", event(SONG)), ("s", GERMANS)], 7 * 2),
+            (SEGMENTATION, [("e", event(SONG)), ("s", GERMANS), ("s", "[]")], 7 * 3),
+            (SEGMENTATION, [("e", event(SONG)), ("s", GERMANS), ("g", "country")], 7 * 6),
+            (
+                SEGMENTATION,
+                [("e", event(SONG, group_by=[{"type": "user", "value": "country"}])),
+                 ("e2", event(SIGN_UP)), ("s", GERMANS)],
+                7 * 2 * (5 + 1),
+            ),
+            (FUNNELS, STEPS, 7 * 6),
+            (FUNNELS, [*STEPS, ("g", "country")], 7 * 5 * 6),
+            (
+                FUNNELS,
+                [("e", event(SONG, group_by=[{"type": "user", "value": "country"}])), *STEPS[1:],
+                 ("s", GERMANS)],
+                7 * 2 * (6 + 4),
+            ),
+            ("/api/2/retention", [("se", event(SONG)), ("re", event("_active")), ("s", GERMANS)],
+             7 * 2 * 8),
+        ],
+    )  # fmt: skip
+    def test_given_a_query_when_asked_then_it_costs_what_the_documentation_says(
+        self, old: Sandbox, path: str, params: list[tuple[str, str]], cost: int
+    ) -> None:
+        assert self.ask(old, path, *WEEK, *params).status_code == 200
+
+        request = old.requests[-1]
+        assert request.cost == cost
+        assert request.params.pairs == [*WEEK, *params]
+        assert request.params["end"] == "20240107"
+
+    @pytest.mark.parametrize(
+        ("path", "params", "details"),
+        [
+            (SEGMENTATION, [], "Invalid parameter e"),
+            (SEGMENTATION, [("e", "[]")], "Invalid parameter e"),
+            (SEGMENTATION, [("e", event(SONG)), ("e2", "x")], "Invalid parameter e2"),
+            (SEGMENTATION, [("e", event(SONG, colour="red"))], "Invalid parameter e"),
+            (SEGMENTATION, [("e", event(SONG, filters=[{}]))], "Invalid parameter e"),
+            (SEGMENTATION, [("e", event(SONG)), ("m", "formula")], "Invalid parameter m"),
+            (SEGMENTATION, [("e", event(SONG)), ("g2", "country")], "Invalid parameter g2"),
+            (SEGMENTATION, [("e", event(SONG)), ("g", "shoe")], "Invalid user property shoe"),
+            (SEGMENTATION, [("e", event(SONG)), ("limit", "1001")], "Invalid parameter limit"),
+            (SEGMENTATION, [("e", event(SONG)), ("s", "{}x")], "Invalid parameter s"),
+            (SEGMENTATION, [("e", event(SONG)), ("s", '[{"prop":"country"}]')],
+             "Invalid parameter s"),
+            (SEGMENTATION, [("e", event(SONG)), ("s", GERMANS.replace('"is"', '"="'))],
+             "Invalid parameter s"),
+            (
+                SEGMENTATION,
+                [("e", event(SONG)), ("g", "country"), ("s", GERMANS), ("s", GERMANS)],
+                "Group by is only possible with a single segment",
+            ),
+            (
+                SEGMENTATION,
+                [("e", event(SONG, group_by=[{"value": "country"}] * 3))],
+                "An event can be grouped by two properties at most",
+            ),
+            (FUNNELS, STEPS[:1], "A funnel must have at least two steps"),
+            (FUNNELS, [*STEPS, ("e", event("Fax Sent"))], "Invalid event Fax Sent"),
+            (FUNNELS, [*STEPS, ("i", "7")], "Invalid parameter i"),
+            (FUNNELS, [*STEPS, ("g2", "country")], "Invalid parameter g2"),
+            (FUNNELS, [*STEPS, ("cs", "-1")], "Invalid parameter cs"),
+            ("/api/2/retention", [*RETENTION.items(), ("rm", "bracket")], "Invalid parameter rb"),
+            (
+                "/api/2/retention",
+                [*RETENTION.items(), ("rm", "bracket"), ("rb", "[[5,5]]")],
+                "Invalid parameter rb",
+            ),
+            ("/api/3/chart/x8k2m1qp/csv", [], "Invalid parameter start"),
+        ],
+    )  # fmt: skip
+    def test_given_parameters_that_make_no_report_when_asked_then_400_names_them(
+        self, old: Sandbox, path: str, params: list[tuple[str, str]], details: str
+    ) -> None:
+        refused = self.ask(old, path, *WEEK, *params)
+
+        assert refused.status_code == 400
+        assert error_of(refused)["metadata"] == {"details": details}
