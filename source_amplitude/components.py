@@ -1261,7 +1261,7 @@ def _chart_text(body: bytes) -> str:
         if body.lstrip().startswith((b"<", b"{", b"[")):
             raise _UnreadableError("it is neither JSON nor CSV") from None
         try:
-            return body.decode("utf-8-sig")
+            return body.decode()
         except UnicodeDecodeError as error:
             raise _UnreadableError(f"it is no UTF-8 ({error.reason})") from None
     text = answer.get("data", ...) if isinstance(answer, dict) else ...
@@ -1274,7 +1274,7 @@ def _chart_rows(
     text: str, chart: str
 ) -> Iterator[tuple[dict[str, Any], dict[str, tuple[float | None, bool]]]]:
     """Each row of a chart: what stands for all of it, and its cells by date."""
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
     seen: set[tuple[str, bool]] = set()
     try:
         rows = ([cell.lstrip("\t") for cell in line] for line in lines if line)
