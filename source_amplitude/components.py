@@ -1258,7 +1258,7 @@ def _chart_text(body: bytes) -> str:
     try:
         answer = _parse(body)
     except ValueError:
-        if body.lstrip().startswith((b"<", b"{", b"[")):
+        if body.lstrip().startswith((b"<", b"{")):
             raise _UnreadableError("it is neither JSON nor CSV") from None
         try:
             return body.decode()

@@ -337,6 +337,11 @@ class TestChart:
             )
         ]
 
+    @pytest.mark.parametrize("title", ["[Amplitude] Sessions", '"{a}", said "b"', "7", "a;b"])
+    def test_given_any_title_when_extracted_then_it_is_passed_over(self, title: str) -> None:
+        for text in (f"{title}\r\n{HEADINGS}App,1,2\r\n", f"\r\n{title},,\r\n{HEADINGS}App,1,2"):
+            assert [record["value"] for record in extract_chart(raw(text))] == [1, 2]
+
     @pytest.mark.parametrize("body", [envelope, raw])
     def test_given_a_byte_order_mark_when_extracted_then_it_is_no_part_of_a_heading(
         self, body: Callable[[str], bytes]
