@@ -1104,14 +1104,15 @@ NO_GERMANS = json.dumps([{"prop": "country", "op": "is not", "values": ["Germany
 SEGMENTATION, FUNNELS = "/api/2/events/segmentation", "/api/2/funnels"
 
 
+@pytest.fixture(scope="module")
+def asked() -> Iterator[Sandbox]:
+    """As `old`, for tests that change nothing in it."""
+    with Sandbox(Project(), clock=lambda: NOW, cost_limits=()) as running:
+        yield running
+
+
 class TestReports:
     """What a project holds of its days up to 10 January 2024."""
-
-    @pytest.fixture(scope="class")
-    def old(self) -> Iterator[Sandbox]:
-        """One for all of them, which change nothing."""
-        with Sandbox(Project(), clock=lambda: NOW, cost_limits=()) as running:
-            yield running
 
     @staticmethod
     def ask(sandbox: Sandbox, path: str, *params: tuple[str, str]) -> requests.Response:
@@ -1135,10 +1136,10 @@ class TestReports:
         return data
 
     def test_given_groups_when_segmenting_then_they_are_named_with_their_event_and_add_up(
-        self, old: Sandbox
+        self, asked: Sandbox
     ) -> None:
         params = [("e", event(SONG)), ("m", "totals"), ("g", "platform")]
-        data = self.segmented(old, *params)
+        data = self.segmented(asked, *params)
 
         assert sorted(data["seriesLabels"]) == [[0, "Android"], [0, "Web"], [0, "iOS"]]
         assert data["seriesMeta"] == [{"segmentIndex": 0, "eventIndex": 0}] * 3
@@ -1147,10 +1148,11 @@ class TestReports:
         assert wholes == sorted(wholes, reverse=True)
         days = [date.fromisoformat(day) for day in data["xValues"]]
         assert [sum(column) for column in zip(*data["series"], strict=True)] == [
-            old.project.count_events("totals", [day], SONG) for day in days
+            asked.project.count_events("totals", [day], SONG) for day in days
         ]
         assert [
-            (row["group"], row["date"], row["value"]) for row in old.segmentation([*WEEK, *params])
+            (row["group"], row["date"], row["value"])
+            for row in asked.segmentation([*WEEK, *params])
         ] == [
             (label, day, value)
             for (_, label), values in zip(data["seriesLabels"], data["series"], strict=True)
@@ -1158,26 +1160,26 @@ class TestReports:
         ]
 
     def test_given_two_events_when_segmenting_then_their_index_stands_in_the_meta(
-        self, old: Sandbox
+        self, asked: Sandbox
     ) -> None:
-        data = self.segmented(old, ("e", event(SONG)), ("e2", event(SIGN_UP)), ("m", "totals"))
+        data = self.segmented(asked, ("e", event(SONG)), ("e2", event(SIGN_UP)), ("m", "totals"))
 
         assert data["seriesLabels"] == [0, 0]
         assert data["seriesMeta"] == [{"segmentIndex": 0, "eventIndex": n} for n in (0, 1)]
         days = [date.fromisoformat(day) for day in data["xValues"]]
         assert data["series"] == [
-            [old.project.count_events("totals", [day], name) for day in days]
+            [asked.project.count_events("totals", [day], name) for day in days]
             for name in (SONG, SIGN_UP)
         ]
 
     def test_given_two_properties_when_segmenting_then_groups_are_their_combinations(
-        self, old: Sandbox
+        self, asked: Sandbox
     ) -> None:
         by_both = self.segmented(
-            old, ("e", event(SONG)), ("m", "totals"), ("g", "country"), ("g2", "gp:plan")
+            asked, ("e", event(SONG)), ("m", "totals"), ("g", "country"), ("g2", "gp:plan")
         )
         by_event = self.segmented(
-            old,
+            asked,
             ("e", event(SONG, group_by=[{"type": "user", "value": "country"}])),
             ("m", "totals"),
             ("g", "gp:plan"),
@@ -1188,32 +1190,34 @@ class TestReports:
         assert by_event == by_both
 
     def test_given_more_groups_than_the_limit_when_segmenting_then_the_largest_are_left(
-        self, old: Sandbox
+        self, asked: Sandbox
     ) -> None:
         params = [("e", event(SONG)), ("g", "country")]
-        everything = self.segmented(old, *params)
-        data = self.segmented(old, *params, ("limit", "2"))
+        everything = self.segmented(asked, *params)
+        data = self.segmented(asked, *params, ("limit", "2"))
 
         assert data["seriesLabels"] == everything["seriesLabels"][:2]
         assert data["seriesLabels"][0] == [0, "United States"]
 
     def test_given_segments_when_segmenting_then_each_holds_what_meets_its_conditions(
-        self, old: Sandbox
+        self, asked: Sandbox
     ) -> None:
         params = [("e", event(SONG)), ("m", "totals")]
-        everybody = self.segmented(old, *params)["series"][0]
-        data = self.segmented(old, *params, ("s", GERMANS), ("s", NO_GERMANS))
+        everybody = self.segmented(asked, *params)["series"][0]
+        data = self.segmented(asked, *params, ("s", GERMANS), ("s", NO_GERMANS))
 
         assert data["seriesLabels"] == [0, 1]
         assert data["seriesMeta"] == [{"segmentIndex": n, "eventIndex": 0} for n in (0, 1)]
         assert min(data["series"][0]) > 0
         for germans, others, all_of_them in zip(*data["series"], everybody, strict=True):
             assert abs(germans + others - all_of_them) <= 1
-        grouped = self.segmented(old, *params, ("g", "country"), ("s", GERMANS))
+        grouped = self.segmented(asked, *params, ("g", "country"), ("s", GERMANS))
         assert grouped["seriesLabels"] == [[0, "Germany"]]
         assert grouped["series"] == data["series"][:1]
 
-    def test_given_a_filter_when_segmenting_then_only_its_events_count(self, old: Sandbox) -> None:
+    def test_given_a_filter_when_segmenting_then_only_its_events_count(
+        self, asked: Sandbox
+    ) -> None:
         def count(operator: str) -> int:
             filters = [
                 {
@@ -1223,13 +1227,13 @@ class TestReports:
                     "subprop_value": ["true"],
                 }
             ]
-            data = self.segmented(old, ("e", event(SONG, filters=filters)), ("m", "totals"))
+            data = self.segmented(asked, ("e", event(SONG, filters=filters)), ("m", "totals"))
             return sum(data["series"][0])
 
         assert 0 < count("is") < count("is not")
 
     def test_given_cohorts_and_behaviour_when_segmenting_then_fewer_are_left(
-        self, old: Sandbox
+        self, asked: Sandbox
     ) -> None:
         conditions = [
             {"prop": "userdata_cohort", "op": "is", "values": ["k3m9x1az"]},
@@ -1237,19 +1241,19 @@ class TestReports:
              "time_type": "allTime", "time_value": 30},
         ]  # fmt: skip
         counts = [
-            sum(self.segmented(old, ("e", event(SONG)), ("s", json.dumps(part)))["series"][0])
+            sum(self.segmented(asked, ("e", event(SONG)), ("s", json.dumps(part)))["series"][0])
             for part in (conditions, conditions[:1], [])
         ]
         assert 0 < counts[0] < counts[1] < counts[2]
 
     def test_given_each_metric_when_segmenting_then_they_are_of_the_same_truth(
-        self, old: Sandbox
+        self, asked: Sandbox
     ) -> None:
         found = {
-            metric: self.segmented(old, ("e", event(SIGN_UP)), ("m", metric))["series"][0]
+            metric: self.segmented(asked, ("e", event(SIGN_UP)), ("m", metric))["series"][0]
             for metric in ("totals", "uniques", "average", "pct_dau")
         }
-        active = [sum(old.count_users("active", date(2024, 1, n)).values()) for n in range(1, 8)]
+        active = [sum(asked.count_users("active", date(2024, 1, n)).values()) for n in range(1, 8)]
 
         assert found["average"] == [
             total / users for total, users in zip(found["totals"], found["uniques"], strict=True)
@@ -1260,19 +1264,19 @@ class TestReports:
         ]
 
     def test_given_weeks_when_segmenting_then_who_comes_again_counts_once(
-        self, old: Sandbox
+        self, asked: Sandbox
     ) -> None:
-        by_day = self.segmented(old, ("e", event(SONG)))
-        data = self.segmented(old, ("e", event(SONG)), ("i", "7"))
+        by_day = self.segmented(asked, ("e", event(SONG)))
+        data = self.segmented(asked, ("e", event(SONG)), ("i", "7"))
 
         assert data["xValues"] == ["2024-01-01"]
         assert max(by_day["series"][0]) < data["series"][0][0] < sum(by_day["series"][0])
         assert data["series"][0] == [cell["value"] for cell in by_day["seriesCollapsed"][0]]
 
     def test_given_a_funnel_when_asked_then_it_has_a_row_per_day_and_a_column_per_step(
-        self, old: Sandbox
+        self, asked: Sandbox
     ) -> None:
-        (data,) = self.funnels(old)
+        (data,) = self.funnels(asked)
 
         assert data["events"] == ["Page Viewed", SONG, CHECKOUT]
         assert (data["groupValue"], data["meta"]) == ("", {"segmentIndex": 0})
@@ -1282,7 +1286,7 @@ class TestReports:
             assert [len(row) for row in data[name]["series"]] == [3] * 7
         users = data["dayFunnels"]["series"]
         assert [row[0] for row in users] == [
-            old.project.count_events("uniques", [date(2024, 1, n)], "Page Viewed")
+            asked.project.count_events("uniques", [date(2024, 1, n)], "Page Viewed")
             for n in range(1, 8)
         ]
         assert all(0 < third < second < first for first, second, third in users)
@@ -1320,10 +1324,10 @@ class TestReports:
         assert found[0]["series"][2] == [0, 0, 0]
 
     def test_given_the_modes_of_a_funnel_when_asked_then_the_stricter_has_fewer_users(
-        self, old: Sandbox
+        self, asked: Sandbox
     ) -> None:
         def last(*params: tuple[str, str]) -> int:
-            count: int = self.funnels(old, *WEEK, *STEPS, *params)[0]["cumulativeRaw"][2]
+            count: int = self.funnels(asked, *WEEK, *STEPS, *params)[0]["cumulativeRaw"][2]
             return count
 
         modes = [last(("mode", mode)) for mode in ("sequential", "ordered", "unordered")]
@@ -1331,30 +1335,30 @@ class TestReports:
         assert 0 < last(("n", "new")) < last(("n", "active")) == last() == modes[1]
 
     def test_given_groups_and_segments_of_a_funnel_when_asked_then_each_is_an_element(
-        self, old: Sandbox
+        self, asked: Sandbox
     ) -> None:
-        everybody = self.funnels(old)[0]["dayFunnels"]["series"]
-        groups = self.funnels(old, *WEEK, *STEPS, ("g", "platform"))
+        everybody = self.funnels(asked)[0]["dayFunnels"]["series"]
+        groups = self.funnels(asked, *WEEK, *STEPS, ("g", "platform"))
         grouping = event("Page Viewed", group_by=[{"type": "user", "value": "platform"}])
-        by_event = self.funnels(old, *WEEK, ("e", grouping), *STEPS[1:])
-        segments = self.funnels(old, *WEEK, *STEPS, ("s", GERMANS), ("s", NO_GERMANS))
+        by_event = self.funnels(asked, *WEEK, ("e", grouping), *STEPS[1:])
+        segments = self.funnels(asked, *WEEK, *STEPS, ("s", GERMANS), ("s", NO_GERMANS))
 
         assert sorted(group["groupValue"] for group in groups) == ["Android", "Web", "iOS"]
         assert by_event == groups
         assert [sum(group["dayFunnels"]["series"][0][0] for group in groups)] == everybody[0][:1]
-        assert self.funnels(old, *WEEK, *STEPS, ("g", "platform"), ("limit", "1")) == groups[:1]
+        assert self.funnels(asked, *WEEK, *STEPS, ("g", "platform"), ("limit", "1")) == groups[:1]
         assert groups[0]["cumulativeRaw"][0] == max(g["cumulativeRaw"][0] for g in groups)
         assert [part["meta"]["segmentIndex"] for part in segments] == [0, 1]
 
     @pytest.mark.parametrize("group", [[], [("g", "gp:plan")]], ids=["one", "by-plan"])
     def test_given_a_funnel_when_extracted_then_its_records_are_the_truth(
-        self, old: Sandbox, group: list[tuple[str, str]]
+        self, asked: Sandbox, group: list[tuple[str, str]]
     ) -> None:
         params = [("start", "20231207"), ("end", "20240110"), *STEPS, *group]
 
-        records = [*FunnelExtractor().extract_records(self.ask(old, FUNNELS, *params))]
+        records = [*FunnelExtractor().extract_records(self.ask(asked, FUNNELS, *params))]
 
-        assert records == old.funnel(params)
+        assert records == asked.funnel(params)
         assert len(records) == 35 * 3 * (4 if group else 1)
         assert {record["is_complete"] for record in records} == {True, False}
 
@@ -1366,20 +1370,20 @@ class TestReports:
         ],
     )
     def test_given_another_mode_of_retention_when_asked_then_cells_are_of_its_days(
-        self, old: Sandbox, params: dict[str, str], counted: str
+        self, asked: Sandbox, params: dict[str, str], counted: str
     ) -> None:
         cohort = date(2024, 1, 5)
         span = {"start": "20240105", "end": "20240105"}
-        asked = {"se": event(SONG), "re": event(CHECKOUT), **span}
+        query = {"se": event(SONG), "re": event(CHECKOUT), **span}
         plain, cells = (
-            self.ask(old, "/api/2/retention", *query.items()).json()["data"]["series"][0]["values"][
-                "Jan 5"
-            ]
-            for query in (asked, {**asked, **params})
+            self.ask(asked, "/api/2/retention", *sent.items()).json()["data"]["series"][0][
+                "values"
+            ]["Jan 5"]
+            for sent in (query, {**query, **params})
         )
 
-        users = old.project.retained_users(cohort, SONG, CHECKOUT)
-        assert users[0] == old.project.count_events("uniques", [cohort], SONG)
+        users = asked.project.retained_users(cohort, SONG, CHECKOUT)
+        assert users[0] == asked.project.count_events("uniques", [cohort], SONG)
         assert [cell["count"] for cell in plain] == users[:7]
         came = users[1:7]
         if counted == "rolling":
@@ -1394,19 +1398,19 @@ class TestReports:
         [("s0ngs7wk", 15, 140), ("x8k2m1qp", 28, 28), ("av3r4ge5", 840, 270)],
     )
     def test_given_a_saved_chart_when_extracted_then_its_records_are_the_truth(
-        self, old: Sandbox, chart: str, count: int, cost: int
+        self, asked: Sandbox, chart: str, count: int, cost: int
     ) -> None:
-        response = self.ask(old, f"/api/3/chart/{chart}/csv")
+        response = self.ask(asked, f"/api/3/chart/{chart}/csv")
 
         records = [*ChartExtractor().extract_records(response)]
-        assert records == old.chart(chart)
+        assert records == asked.chart(chart)
         assert len(records) == count
-        assert old.requests[-1].cost == cost
+        assert asked.requests[-1].cost == cost
 
     def test_given_a_saved_chart_when_asked_then_the_csv_has_every_oddity(
-        self, old: Sandbox
+        self, asked: Sandbox
     ) -> None:
-        lines = self.ask(old, "/api/3/chart/x8k2m1qp/csv").json()["data"].split("\r\n")
+        lines = self.ask(asked, "/api/3/chart/x8k2m1qp/csv").json()["data"].split("\r\n")
 
         assert lines[:3] == [
             '"\tShare of users who pay, ""checkout"""',
@@ -1419,21 +1423,23 @@ class TestReports:
         assert lines[4].count('%"') == 14
         assert lines[5].startswith('"\t[Previous] All Users","')
         assert lines[6:] == [""]
-        (days,) = {record["is_previous"]: record for record in old.chart("x8k2m1qp")[:14]}.values()
-        truth = old.project.count_events("uniques", [NOW.date()], CHECKOUT)
-        active = sum(old.count_users("active", NOW.date()).values())
+        (days,) = {
+            record["is_previous"]: record for record in asked.chart("x8k2m1qp")[:14]
+        }.values()
+        truth = asked.project.count_events("uniques", [NOW.date()], CHECKOUT)
+        active = sum(asked.count_users("active", NOW.date()).values())
         assert days["value"] == round(100 * truth / active, 1)
 
     def test_given_averages_of_nobody_when_the_chart_is_asked_for_then_cells_are_empty(
-        self, old: Sandbox
+        self, asked: Sandbox
     ) -> None:
-        values = [record["value"] for record in old.chart("av3r4ge5")]
+        values = [record["value"] for record in asked.chart("av3r4ge5")]
 
         assert None in values
         assert all(value is None or value >= 1 for value in values)
 
-    def test_given_an_unknown_chart_when_asked_then_404(self, old: Sandbox) -> None:
-        unknown = self.ask(old, "/api/3/chart/unknown1/csv")
+    def test_given_an_unknown_chart_when_asked_then_404(self, asked: Sandbox) -> None:
+        unknown = self.ask(asked, "/api/3/chart/unknown1/csv")
 
         assert unknown.status_code == 404
         assert error_of(unknown)["metadata"] == {"details": "Not Found"}
@@ -1467,11 +1473,11 @@ class TestReports:
         ],
     )  # fmt: skip
     def test_given_a_query_when_asked_then_it_costs_what_the_documentation_says(
-        self, old: Sandbox, path: str, params: list[tuple[str, str]], cost: int
+        self, asked: Sandbox, path: str, params: list[tuple[str, str]], cost: int
     ) -> None:
-        assert self.ask(old, path, *WEEK, *params).status_code == 200
+        assert self.ask(asked, path, *WEEK, *params).status_code == 200
 
-        request = old.requests[-1]
+        request = asked.requests[-1]
         assert request.cost == cost
         assert request.params.pairs == [*WEEK, *params]
         assert request.params["end"] == "20240107"
@@ -1518,9 +1524,9 @@ class TestReports:
         ],
     )  # fmt: skip
     def test_given_parameters_that_make_no_report_when_asked_then_400_names_them(
-        self, old: Sandbox, path: str, params: list[tuple[str, str]], details: str
+        self, asked: Sandbox, path: str, params: list[tuple[str, str]], details: str
     ) -> None:
-        refused = self.ask(old, path, *WEEK, *params)
+        refused = self.ask(asked, path, *WEEK, *params)
 
         assert refused.status_code == 400
         assert error_of(refused)["metadata"] == {"details": details}
