@@ -12,7 +12,9 @@ import io
 import json
 import logging
 import math
+import os
 import re
+import shutil
 import struct
 import tempfile
 import threading
@@ -28,6 +30,7 @@ from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from itertools import pairwise
 from lzma import LZMAError
+from pathlib import Path
 from typing import IO, Any, ClassVar
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 from weakref import WeakKeyDictionary
@@ -35,7 +38,7 @@ from weakref import WeakKeyDictionary
 import orjson
 import pytz
 import requests
-from airbyte_cdk.models import FailureType
+from airbyte_cdk.models import AirbyteRecordMessageFileReference, FailureType
 from airbyte_cdk.sources.declarative.auth.declarative_authenticator import DeclarativeAuthenticator
 from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordExtractor
 from airbyte_cdk.sources.declarative.interpolation import InterpolatedString
@@ -46,13 +49,17 @@ from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErr
 from airbyte_cdk.sources.declarative.requesters.error_handlers.backoff_strategy import (
     BackoffStrategy,
 )
+from airbyte_cdk.sources.declarative.retrievers import Retriever, SimpleRetriever
+from airbyte_cdk.sources.declarative.retrievers.file_uploader import ConnectorBuilderFileUploader
 from airbyte_cdk.sources.declarative.transformations import RecordTransformation
+from airbyte_cdk.sources.streams.core import StreamData
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
 from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
 from airbyte_cdk.sources.streams.http.request_window_split_exception import (
     RequestWindowSplitRequiredException,
 )
+from airbyte_cdk.sources.types import Record, StreamSlice
 from airbyte_cdk.utils.airbyte_secrets_utils import add_to_secrets, filter_secrets
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from isodate import parse_duration  # type: ignore[import-untyped]
@@ -81,6 +88,14 @@ _UNZIP_ERRORS = (
     zlib.error,
 )
 _LOGGER = logging.getLogger("airbyte")
+_SPOOLED_ADVICE = (
+    "Archives are held there while they are read. Make room, or point the environment variable "
+    "TMPDIR to a folder with more; fewer Hours per Export Request make smaller archives."
+)
+_STAGED_ADVICE = (
+    "Archives stay there until the destination has taken them. Make room; the next sync goes on "
+    "where this one ended."
+)
 _RFC3339_TIME = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
 )
@@ -196,11 +211,16 @@ class ExportErrorHandler(DefaultErrorHandler):
     before it counts. 404 in plain words, an empty window, is named in the log; other refusals are
     left to the next handler.
 
+    One that ``is_staged`` is spooled in the staging folder, where ``StagedArchiveExtractor`` has
+    only to name it. Of its members, the beginnings are unpacked: all of them would cost several
+    times what the download does.
+
     Raises ``DefaultBackoffException``, which has the CDK ask again, for a connection that breaks
     or stays silent, for a body that is no intact archive and for any other 404; resolves to a
     split when connections for a long window break again and again.
     """
 
+    is_staged: bool = False
     # The ten minutes of the base class would be used up by the download of a large archive.
     max_time: int = 24 * 60 * 60
 
@@ -221,7 +241,7 @@ class ExportErrorHandler(DefaultErrorHandler):
         failure_type = FailureType.transient_error
         try:
             if response.ok or response.history:
-                response.raw = _spool_archive(response)
+                response.raw = _spool_archive(response, self.is_staged)
                 return SUCCESS_RESOLUTION
             if response.status_code != 404:
                 return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
@@ -398,6 +418,79 @@ class ExportArchiveExtractor(RecordExtractor):
         if self._project_name:
             event["project_name"] = self._project_name
         return event
+
+
+@dataclass
+class StagedArchiveExtractor(RecordExtractor):
+    """The archive of an hour in (as ``ExportErrorHandler`` leaves it), a record about its file out.
+
+    Out: ``{"hour": "2026-11-23T14:00:00+00:00", "path": "events/2026/11/23/14.zip", "members": 2,
+    "bytes": 1234}``, with the archive under that path in the staging folder, in the place of an
+    earlier one. Without members that hold something there is neither. No built-in knows of a file
+    that is there already.
+
+    Raises ``AirbyteTracedException`` when the disk refuses.
+    """
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        window, folder = _window(response), _staging_folder()
+        hour = datetime.strptime(_query(response)["start"], "%Y%m%dT%H").replace(
+            tzinfo=timezone.utc
+        )
+        path = f"events/{hour:%Y/%m/%d/%H}.zip"
+        raw: Any = response.raw
+        with raw as spooled, zipfile.ZipFile(spooled) as archive:
+            members = sum(1 for member in archive.infolist() if member.file_size)
+            size = spooled.seek(0, io.SEEK_END)
+            if members:
+                with _storing(folder, _STAGED_ADVICE):
+                    _hand_over(spooled, folder / path)
+        _LOGGER.info(
+            f"Export of {window}: {members} files, {size:,} bytes zipped, "
+            f"{f'staged as {path}' if members else 'nothing to stage'}."
+        )
+        if not members:
+            return []
+        return [{"hour": hour.isoformat(), "path": path, "members": members, "bytes": size}]
+
+
+@dataclass
+class StagedFileRetriever(Retriever):
+    """What ``retriever`` reads, with a reference to its file added to each record.
+
+    In: records with ``path``, that of a file in the staging folder, and ``bytes``. The CDK's
+    uploader does nothing here: it holds a whole file in memory, writes over one that somebody may
+    be reading, and takes another folder, unknown to any destination, when there is no staging
+    folder. A stream has a ``file_uploader`` so that the catalog says it has files.
+
+    Raises ``AirbyteTracedException`` (config error) where no file can be handed over, before
+    anything is asked for.
+    """
+
+    retriever: SimpleRetriever
+
+    def __post_init__(self) -> None:
+        selector: Any = self.retriever.record_selector
+        self._is_preview = isinstance(selector.file_uploader, ConnectorBuilderFileUploader)
+        selector.file_uploader = None
+
+    def read_records(
+        self, records_schema: Mapping[str, Any], stream_slice: StreamSlice | None = None
+    ) -> Iterable[StreamData]:
+        if self._is_preview:
+            raise refusal(
+                "The Connector Builder and the manifest server can't hand over files, which are "
+                "all that this stream is for. It can be read where the connector runs by itself."
+            )
+        folder = _staging_folder()
+        for record in self.retriever.read_records(records_schema, stream_slice):
+            if isinstance(record, Record):
+                record.file_reference = AirbyteRecordMessageFileReference(
+                    staging_file_url=str(folder / record["path"]),
+                    source_file_relative_path=record["path"],
+                    file_size_bytes=record["bytes"],
+                )
+            yield record
 
 
 @dataclass
@@ -671,7 +764,8 @@ class ProjectName(RecordTransformation):
 class SavedState(StateMigration):
     """A saved state in; out, the CDK's slices: all is done but for what is to be read again.
 
-    ``read_again`` is a duration (``P7D``), counted back from the state. The CDK's look-back would
+    ``read_again`` is a duration (``P7D``), counted back from the state, and ``beyond`` the one by
+    which the cursor ends after the newest unit that can be read. The CDK's look-back would
     do the same, but it takes what it reads again for done: a window that fails there, or is not
     finished when the process dies, would not hold the state back. A state from the future is set
     back to the newest unit that can be read, with a line of the log.
@@ -686,6 +780,7 @@ class SavedState(StateMigration):
     declarative_stream: DeclarativeStream
     read_again: str
     formats: list[str]
+    beyond: str = "PT0S"
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -697,7 +792,7 @@ class SavedState(StateMigration):
 
     def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
         retriever: Any = self.declarative_stream.retriever
-        if not retriever.partition_router:
+        if not getattr(retriever, "partition_router", None):
             return self._done(stream_state)
         if "state" in stream_state and "states" not in stream_state:
             _LOGGER.warning(
@@ -717,7 +812,7 @@ class SavedState(StateMigration):
         if saved in (None, ""):
             return {}
         start = self._evaluate(cursor.start_datetime.datetime)
-        newest = self._evaluate(cursor.end_datetime.max_datetime)
+        newest = self._evaluate(cursor.end_datetime.max_datetime) - parse_duration(self.beyond)
         state = self._parse(saved, cursor)
         if state > newest:
             _LOGGER.warning(
@@ -871,14 +966,16 @@ def _error_text(response: requests.Response) -> str:
     return filter_secrets(" ".join(text.split())[:500])
 
 
-def _spool_archive(response: requests.Response) -> IO[bytes]:
-    """The body in a temporary file that vanishes with the process, checked to be an intact zip.
+def _spool_archive(response: requests.Response, is_staged: bool) -> IO[bytes]:
+    """The body in a file that vanishes with the process, checked to be an intact zip.
 
     Raises ``requests.RequestException`` when the connection breaks off, ``zipfile.BadZipFile``
     when the body is something else or damaged, ``AirbyteTracedException`` when the disk refuses.
     """
-    try:
-        spooled = tempfile.TemporaryFile()  # noqa: SIM115 (the extractor closes it)
+    folder = _staging_folder() if is_staged else Path(tempfile.gettempdir())
+    with _storing(folder, _STAGED_ADVICE if is_staged else _SPOOLED_ADVICE):
+        # The extractor closes it.
+        spooled = _nameable_file(folder) if is_staged else tempfile.TemporaryFile()  # noqa: SIM115
         try:
             reported = time.monotonic()
             for chunk in response.iter_content(_CHUNK_BYTES):
@@ -888,27 +985,85 @@ def _spool_archive(response: requests.Response) -> IO[bytes]:
                     _LOGGER.info(
                         f"Export of {_window(response)}: {spooled.tell():,} bytes received so far."
                     )
-            _check_archive(spooled, is_to_be_unpacked=_is_one_hour(_window(response)))
+            is_to_be_unpacked = is_staged or _is_one_hour(_window(response))
+            _check_archive(spooled, is_to_be_unpacked, only_beginnings=is_staged)
         except BaseException:
             spooled.close()
             raise
+    return spooled
+
+
+@contextmanager
+def _storing(folder: Path, advice: str) -> Iterator[None]:
+    """What the disk refuses becomes a message that names ``folder``."""
+    try:
+        yield
     except requests.RequestException:
         raise
     except OSError as error:
         raise failure(
-            f"An export archive could not be stored in {tempfile.gettempdir()}: {error.strerror}. "
-            "Archives are held there while they are read. Make room, or point the environment "
-            "variable TMPDIR to a folder with more; fewer Hours per Export Request make smaller "
-            "archives."
+            f"An export archive could not be stored in {folder}: {error.strerror}. {advice}"
         ) from error
-    return spooled
+
+
+def _staging_folder() -> Path:
+    """Where destinations that take files look for them.
+
+    Raises ``AirbyteTracedException`` (config error) when it can't be used. The CDK would take
+    another one.
+    """
+    folder = Path(os.environ.get("AIRBYTE_STAGING_DIRECTORY") or "/staging/files")
+    reason = None
+    if not folder.is_dir():
+        reason = "there is no such folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = "it can't be written to"
+    if reason:
+        raise refusal(
+            f"Files can't be handed over in {folder}: {reason}. Airbyte provides it where a "
+            "destination takes files. Choose such a destination, or deselect the stream; where you "
+            "run the connector yourself, point the environment variable AIRBYTE_STAGING_DIRECTORY "
+            "to a folder that exists."
+        )
+    return folder
+
+
+def _nameable_file(folder: Path) -> IO[bytes]:
+    """An open file without a name, which can be given one where the system is able to."""
+    try:
+        return open(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
+    except (AttributeError, OSError):
+        return tempfile.TemporaryFile(dir=folder)
+
+
+def _hand_over(spooled: IO[bytes], path: Path) -> None:
+    """Give a file without a name one, all at once: whoever reads an earlier one can go on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    unfinished.unlink(missing_ok=True)
+    spooled.flush()
+    number = spooled.fileno()
+    try:
+        try:
+            # A descriptor of a folder, whichever, has Python make a call that follows this link.
+            os.link(f"/proc/self/fd/{number}", unfinished, src_dir_fd=number)
+        except (NotImplementedError, OSError):
+            spooled.seek(0)
+            with unfinished.open("wb") as copy:
+                shutil.copyfileobj(spooled, copy, _CHUNK_BYTES)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 class _DamagedMember(zipfile.BadZipFile):
     """A member of an intact zip archive that can't be unpacked."""
 
 
-def _check_archive(spooled: IO[bytes], is_to_be_unpacked: bool) -> None:
+def _check_archive(
+    spooled: IO[bytes], is_to_be_unpacked: bool, only_beginnings: bool = False
+) -> None:
     try:
         with zipfile.ZipFile(spooled) as archive:
             # A damaged directory may hide a member from zipfile, which does not count them.
@@ -920,7 +1075,7 @@ def _check_archive(spooled: IO[bytes], is_to_be_unpacked: bool) -> None:
             damaged = archive.testzip()
             for member in archive.infolist() if is_to_be_unpacked and not damaged else ():
                 with _unpacked(gzip.GzipFile, archive, member) as lines:
-                    while lines.read(_CHUNK_BYTES):
+                    while lines.read(_CHUNK_BYTES) and not only_beginnings:
                         pass
     except _DamagedMember:
         raise

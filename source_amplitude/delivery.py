@@ -169,8 +169,12 @@ class BatchingEntrypoint(AirbyteEntrypoint):
         for message in super().read(*args):
             if batch := _batch_of(message.record):
                 batch.print()
-            else:
-                yield message
+                continue
+            yield message
+            if message.record and message.record.file_reference:
+                # Nothing may follow for minutes, while the destination could take the file.
+                with printing():
+                    PRINT_BUFFER.flush()
 
     @staticmethod
     def handle_record_counts(

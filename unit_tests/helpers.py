@@ -108,5 +108,5 @@ def archive(members: Mapping[str, bytes]) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as zipped:
         for name, content in members.items():
-            zipped.writestr(name, gzip.compress(content, mtime=0))
+            zipped.writestr(zipfile.ZipInfo(name), gzip.compress(content, mtime=0))
     return packed.getvalue()

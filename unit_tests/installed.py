@@ -161,14 +161,20 @@ class Connector:
         return self.run("check")
 
     def read_options(self, *streams: str, state: list[dict[str, Any]] | None = None) -> list[str]:
-        named = [s for s in discovered_streams() if not streams or s["name"] in streams]
+        named = [
+            stream
+            for stream in discovered_streams()
+            # Files need a folder, and somebody who takes them.
+            if stream["name"] in streams or (not streams and not stream["is_file_based"])
+        ]
         return [
             *self._write("catalog.json", configured(named), "--catalog"),
             *(self._write("state.json", state, "--state") if state else []),
         ]
 
     def read(self, *streams: str, state: list[dict[str, Any]] | None = None) -> Run:
-        """Sync the named streams (all, if none is named), incrementally where they can."""
+        """Sync the named streams, incrementally where they can; without names, all that have no
+        files."""
         return self.run("read", *self.read_options(*streams, state=state))
 
     def _write(self, name: str, content: object, option: str = "--config") -> list[str]:

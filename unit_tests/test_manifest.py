@@ -80,7 +80,10 @@ def test_no_definition_of_more_than_a_few_lines_stands_twice() -> None:
 
 def retrievers() -> dict[str, Any]:
     streams: list[Any] = SourceAmplitude(config=config()).streams(config())
-    return {s.name: s._stream_partition_generator._partition_factory._retriever for s in streams}
+    factories = {s.name: s._stream_partition_generator._partition_factory for s in streams}
+    built = {name: factory._retriever for name, factory in factories.items()}
+    # That of files has another one inside.
+    return {name: getattr(retriever, "retriever", retriever) for name, retriever in built.items()}
 
 
 def test_every_request_has_its_timeouts_and_keeps_its_connection_alive() -> None:
@@ -98,7 +101,7 @@ def test_every_request_has_its_timeouts_and_keeps_its_connection_alive() -> None
 def test_only_archives_and_lookup_tables_are_streamed() -> None:
     """What is not would be read into memory whole before a component sees it."""
     streamed = {name for name, r in retrievers().items() if r.requester.stream_response}
-    assert streamed == {"events", "lookup_table_rows"}
+    assert streamed == {"events", "lookup_table_rows", "raw_events_archives"}
 
 
 def test_every_extractor_is_one_that_refuses_empty_records() -> None:
@@ -110,6 +113,7 @@ def test_every_extractor_is_one_that_refuses_empty_records() -> None:
         "DashboardSeriesExtractor",
         "ExportArchiveExtractor",
         "ListExtractor",
+        "StagedArchiveExtractor",
     }
 
 
