@@ -1,5 +1,6 @@
 """Export archives that are made once, kept on disk and served with next to no work."""
 
+import gzip
 import hashlib
 import inspect
 import multiprocessing
@@ -81,15 +82,40 @@ class StoredProject(Project):
         name = f"{self.events_per_hour}x{self.payload_bytes}-{self.seed}-{generator}"
         return self.directory / f"{self.start:%Y%m%d}" / name / f"{hour:%Y%m%dT%H}.zip"
 
+    def members_of(self, hour: datetime) -> Iterator[tuple[str, bytes]]:
+        """What the file of an hour is to hold."""
+        return super().iter_members(hour)
+
     def store(self, hour: datetime) -> None:
         """Generate one hour and write its file."""
         file = self.file(hour)
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(".tmp")
         with zipfile.ZipFile(unfinished, "w") as archive:
-            for name, content in super().iter_members(hour):
+            for name, content in self.members_of(hour):
                 archive.writestr(name, content)
         unfinished.rename(file)
+
+
+@dataclass(frozen=True)
+class LargeProject(StoredProject):
+    """A stored project whose files hold random bytes instead of events, so that gigabytes of them
+    are written in seconds: for who does not look into them.
+
+    Args:
+        parts: files of an hour, of 16 MB each.
+    """
+
+    parts: int = 1
+
+    def file(self, hour: datetime) -> Path:
+        name = f"{self.parts}-parts"
+        return self.directory / f"{self.start:%Y%m%d}" / name / f"{hour:%Y%m%dT%H}.zip"
+
+    def members_of(self, hour: datetime) -> Iterator[tuple[str, bytes]]:
+        chance = self._random("bytes", hour.isoformat())
+        for n in range(self.parts):
+            yield f"{n}.json.gz", gzip.compress(chance.randbytes(16_000_000), 0)
 
 
 @dataclass(frozen=True)

@@ -22,19 +22,25 @@ _HERE = Path(__file__).parent
 _SCRIPTS = Path(sysconfig.get_path("scripts"))
 # A venv is to see nothing of the caller's.
 _OWN_PACKAGES = {"PYTHONPATH": ""}
-_CATALOG = {
-    "streams": [
-        {
-            "stream": {
-                "name": "events",
-                "json_schema": {},
-                "supported_sync_modes": ["full_refresh", "incremental"],
-            },
-            "sync_mode": "incremental",
-            "destination_sync_mode": "append",
-        }
-    ]
-}
+
+
+def _catalog(stream: str) -> dict[str, Any]:
+    return {
+        "streams": [
+            {
+                "stream": {
+                    "name": stream,
+                    "json_schema": {},
+                    "supported_sync_modes": ["full_refresh", "incremental"],
+                },
+                "sync_mode": "incremental",
+                "destination_sync_mode": "append",
+            }
+        ]
+    }
+
+
+_CATALOG = _catalog("events")
 
 
 # Its CDK asks certifi whom to trust, whatever REQUESTS_CA_BUNDLE says: this has certifi obey.
@@ -59,6 +65,7 @@ class Reader:
         env: added to its environment.
         catalog: its configured catalog.
         prints: whether it prints the records it reads.
+        stages: whether it leaves the archives, hour by hour, in the staging folder.
     """
 
     name: str
@@ -67,6 +74,7 @@ class Reader:
     env: Mapping[str, str] = field(default_factory=dict)
     catalog: Mapping[str, Any] = field(default_factory=lambda: _CATALOG)
     prints: bool = True
+    stages: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,10 @@ INFLATE, PARSE = (
     Reader(f"floor, until {step}", FLOOR.program, ("--until", step), prints=False)
     for step in ("inflate", "parse")
 )
+FILES = replace(
+    OURS, name=f"{OURS.name}, files", catalog=_catalog("raw_events_archives"), stages=True
+)
+CURL = Reader("curl", (sys.executable, "-m", "benchmarks.curl"), prints=False, stages=True)
 
 
 def without_isal(folder: Path) -> Reader:

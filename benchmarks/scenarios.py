@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from statistics import median
 import yaml
 
 from benchmarks import readers
-from benchmarks.archives import Server, StoredProject, serve
+from benchmarks.archives import LargeProject, Server, StoredProject, serve
 from benchmarks.measure import MeasureError, Run, Sample, measure
 from benchmarks.readers import Reader, Span
 from benchmarks.report import Report
@@ -40,6 +41,8 @@ class Plan:
         memory: projects by the size of their archive, in words.
         paused: projects by the size of their events, in words, read with a pause of the output.
         pause: its length in seconds.
+        files: projects by the size of their archives, in words, whose hours are read as files.
+        large_file: a project of one archive.
     """
 
     runs: int
@@ -52,6 +55,8 @@ class Plan:
     huge_events: StoredProject
     paused: dict[str, StoredProject]
     pause: float
+    files: dict[str, StoredProject]
+    large_file: StoredProject
 
     @classmethod
     def full(cls, directory: Path, day: datetime, runs: int) -> "Plan":
@@ -60,6 +65,7 @@ class Plan:
         base = StoredProject(directory=directory, first_hour=day, events_per_hour=2_084)
         # 8 KiB make 6.4 KB of archive per event.
         heavy = replace(base, payload_bytes=8 * 1024)
+        huge = replace(heavy, events_per_hour=12_880)
         return cls(
             runs,
             takes_off_start_up=True,
@@ -71,7 +77,7 @@ class Plan:
             memory={
                 "50 MB": replace(heavy, events_per_hour=322),
                 "500 MB": replace(heavy, events_per_hour=3_220),
-                "2 GB": replace(heavy, events_per_hour=12_880),
+                "2 GB": huge,
             },
             huge_events=replace(base, events_per_hour=50, payload_bytes=512 * 1024),
             # Half a gigabyte of events each.
@@ -84,6 +90,8 @@ class Plan:
                 for size in (2.5, 20, 100, 500)
             },
             pause=25.0,
+            files={"large": huge, "small": replace(base, hours=96)},
+            large_file=LargeProject(directory=directory, first_hour=day, hours=1, parts=125),
         )
 
     @classmethod
@@ -102,12 +110,19 @@ class Plan:
             # More than a pipe holds, so that the reader has to wait.
             paused={"20 KB": replace(base, payload_bytes=18_000)},
             pause=0.5,
+            files={"large": replace(base, payload_bytes=4096)},
+            large_file=LargeProject(directory=directory, first_hour=day, hours=1),
         )
 
     @property
     def projects(self) -> list[StoredProject]:
-        by_size = [*self.memory.values(), *self.paused.values()]
-        return [self.single, self.speed, *self.growth, *by_size, self.huge_events]
+        by_size = [*self.memory.values(), *self.paused.values(), *self.files.values()]
+        return list(
+            # Some are there twice, and must not be written at the same time.
+            dict.fromkeys(
+                [self.single, self.speed, *self.growth, *by_size, self.huge_events, self.large_file]
+            )
+        )
 
 
 class Bench:
@@ -145,11 +160,23 @@ class Bench:
         config = self._write(span.config(server))
         options = ("--config", config, "--catalog", self._write(reader.catalog), *reader.options)
         command = (*wrapper, *reader.program, "read", *options)
-        run = measure(command, {**server.env, **reader.env}, stop_when, pause)
         hours = server.project.all_hours[span.skip : span.skip + span.hours]
         expected = sum(map(server.project.event_count, hours))
+        if reader.stages:
+            expected = sum(bool(server.project.event_count(hour)) for hour in hours)
+        with tempfile.TemporaryDirectory(dir=self._work) as staging:
+            env = {**server.env, **reader.env, "AIRBYTE_STAGING_DIRECTORY": staging}
+            run = measure(command, env, stop_when, pause)
+            if reader.stages:
+                staged = [file.stat().st_size for file in Path(staging).rglob("*.zip")]
+                # Served archives are a little longer than stored ones.
+                size = server.project.archive_bytes(hours)
+                if len(staged) != expected or not size <= sum(staged) < size * 1.01 + 10_000:
+                    raise MeasureError(
+                        f"{reader.name} left {len(staged)} files of {sum(staged):,} B."
+                    )
         if reader.prints and not run.is_stopped and run.records != expected:
-            raise MeasureError(f"{reader.name} delivered {run.records:,} of {expected:,} events.")
+            raise MeasureError(f"{reader.name} delivered {run.records:,} of {expected:,} records.")
         return run
 
     def run(self, server: Server, command: str) -> float:
@@ -405,6 +432,50 @@ def _archive(project: StoredProject) -> str:
     return f"one of {size:,.0f} MB, {project.total:,} events of {payload} KiB and more"
 
 
+def files(bench: Bench) -> None:
+    """Archives as files, beside curl that gets the same ones; and the memory of a large one."""
+    report, plan = bench.report, bench.plan
+    ours, curl = readers.FILES, readers.CURL
+    speeds = []
+    for size, project in plan.files.items():
+        taken: dict[str, list[Took]] = {ours.name: [], curl.name: []}
+        idle: dict[str, list[Took]] = {ours.name: [], curl.name: []}
+        with serve(plan.single) as single, serve(project) as server:
+            for _ in range(plan.runs):
+                for reader in (ours, curl):
+                    if plan.takes_off_start_up:
+                        run = bench.read(reader, single, Span(1))
+                        idle[reader.name].append(Took(run.seconds, run.cpu_seconds))
+                    run = bench.read(reader, server, Span(project.hours))
+                    taken[reader.name].append(Took(run.seconds, run.cpu_seconds))
+        rates: Rates = {}
+        cpu: Rates = {}
+        megabytes = project.stored_bytes / 1e6
+        for name, rounds in taken.items():
+            start_up = median([took.seconds for took in idle[name]] or [0.0])
+            start_up_cpu = median([took.cpu for took in idle[name]] or [0.0])
+            rates[name] = [megabytes / (took.seconds - start_up) for took in rounds]
+            cpu[name] = [(took.cpu - start_up_cpu) / megabytes * 1000 for took in rounds]
+        archives = f"{project.hours} of {megabytes / project.hours:,.1f} MB"
+        ratios = _ratios(rates, ours.name, curl.name)
+        if size == "large":
+            report.at_least("bytes per second, files / curl", archives, 0.7, ratios)
+        else:  # an answer comes sooner than the CDK gets to the next hour
+            report.no_target("bytes per second, files / curl", archives, ratios)
+        ours_speed, curl_speed = median(rates[ours.name]), median(rates[curl.name])
+        ours_cpu, curl_cpu = median(cpu[ours.name]), median(cpu[curl.name])
+        speeds.append(
+            f"{archives}: {ours_speed:,.0f} MB/s and {ours_cpu:.2f} s of CPU per GB, curl "
+            f"{curl_speed:,.0f} MB/s and {curl_cpu:.2f} s"
+        )
+    report.paragraphs.append(f"As files, {'; '.join(speeds)}. The sandbox sends no faster.")
+    with serve(plan.large_file) as server:
+        runs = [bench.read(ours, server, Span(1)) for _ in range(min(plan.runs, 3))]
+    archive = f"one of {plan.large_file.stored_bytes / 1e6:,.0f} MB"
+    peaks = [run.peak_resident / _MIB for run in runs]
+    report.at_most("peak resident memory, as a file", archive, 200, peaks, " MiB")
+
+
 def disk(bench: Bench) -> None:
     """Temporary files: how much at most, whether anyone sees them, and what a crash leaves."""
     project = list(bench.plan.memory.values())[-2:][0]
@@ -456,5 +527,6 @@ def start(bench: Bench) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Bench], None]] = {
-    scenario.__name__: scenario for scenario in (speed, hourly, pause, memory, growth, disk, start)
+    scenario.__name__: scenario
+    for scenario in (speed, hourly, files, pause, memory, growth, disk, start)
 }

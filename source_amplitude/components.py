@@ -1041,7 +1041,6 @@ def _hand_over(spooled: IO[bytes], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
     unfinished.unlink(missing_ok=True)
-    spooled.flush()
     number = spooled.fileno()
     try:
         try:

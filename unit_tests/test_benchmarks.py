@@ -31,6 +31,8 @@ def test_given_next_to_nothing_when_the_benchmark_runs_then_every_scenario_repor
         "speed / stock decoders only",
         "speed / floor",
         "two processes",
+        "files / curl",
+        "peak resident memory, as a file",
         "peak resident memory",
         "without isal",
         "with an output that pauses",

@@ -265,6 +265,17 @@ class TestRead:
         assert found == {"events/2024/01/03/18.zip": archive_of("a")}
         assert final_state(output) == {"hour": "20240103T18"}
 
+    def test_given_a_member_damaged_far_from_its_beginning_when_read_then_it_is_as_amplitude_has_it(
+        self, staging: Path
+    ) -> None:
+        body = io.BytesIO()
+        with zipfile.ZipFile(body, "w") as zipped:
+            zipped.writestr("large.gz", gzip.compress(os.urandom(2_000_000))[:-9])
+        with HttpMocker() as http:
+            http.get(hour_of("20240103T20"), exported(body.getvalue()))
+            read_stream(STREAM, config(start_date="2024-01-03T20:00:00Z"))
+        assert files(staging) == {"events/2024/01/03/20.zip": body.getvalue()}
+
     @pytest.mark.parametrize("status", [400, 413])
     def test_given_an_hour_over_the_limit_when_read_then_the_s3_export_is_named(
         self, staging: Path, status: int

@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import freezegun
@@ -69,6 +70,28 @@ class Export:
     @staticmethod
     def name(record: Mapping[str, Any]) -> str:
         return str(record["uuid"])
+
+
+class Archives(Export):
+    """A project's files by hour, each with as many members as it has versions."""
+
+    stream, cursor = "raw_events_archives", "hour"
+
+    def body(self, hours: list[datetime], is_bad: bool, context: Any) -> bytes:
+        [hour] = hours
+        count = self.versions.get(hour, 0)
+        if not count and not is_bad:
+            context.status_code = 404
+            return b"Raw data files were not found."
+        whole = archive({f"{n}.gz": b"{}\n" for n in range(max(count, 1))})
+        return whole[:-30] if is_bad else whole
+
+    def truth(self) -> set[str]:
+        return {f"{hour}#{count}" for hour, count in self.versions.items() if count}
+
+    @staticmethod
+    def name(record: Mapping[str, Any]) -> str:
+        return f"{datetime.fromisoformat(record['hour']).replace(tzinfo=None)}#{record['members']}"
 
 
 class Series(Export):
@@ -168,11 +191,15 @@ ROUNDS = int(os.environ.get("RESUMING_ROUNDS", "6"))
 
 
 @pytest.mark.usefixtures("no_waiting")
-@pytest.mark.parametrize("seed", range(ROUNDS))
+@pytest.mark.parametrize(
+    ("make", "seed"),
+    [(Export, seed) for seed in range(ROUNDS)] + [(Archives, seed) for seed in range(ROUNDS // 3)],
+)
 def test_given_failures_late_files_and_deaths_when_synced_again_then_every_event_has_arrived(
-    seed: int,
+    make: Callable[[], Export], seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project, chance = Export(), random.Random(seed)
+    monkeypatch.setenv("AIRBYTE_STAGING_DIRECTORY", str(tmp_path))
+    project, chance = make(), random.Random(seed)
     look_back = chance.choice([0, 1, 2, 6])
     fields = {
         "request_time_range": chance.choice([1, 1, 2, 3, 6, 24]),
