@@ -287,9 +287,14 @@ class ExportErrorHandler(DefaultErrorHandler):
         message = (
             f"The connection to {urlsplit(request.url or '').hostname} broke or stayed silent in "
             f"the export of {window} ({type(error).__name__}: {filter_secrets(str(error))}). Try "
-            "again later; if that does not help, lower Hours per Export Request, so that Amplitude "
-            "has less to send at once."
+            "again later"
         )
+        if not self.is_staged:
+            message += (
+                "; if that does not help, lower Hours per Export Request, so that Amplitude has"
+            )
+            message += " less to send at once"
+        message += "."
         breaks = self._breaks[request] = self._breaks.get(request, 0) + 1
         if breaks <= _BREAKS_BEFORE_SPLIT or _is_one_hour(window):
             raise DefaultBackoffException(request, error, message, FailureType.transient_error)

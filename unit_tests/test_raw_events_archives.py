@@ -17,6 +17,7 @@ from typing import Any
 
 import freezegun
 import pytest
+import requests
 import requests_mock
 import yaml
 from airbyte_cdk.models import FailureType, SyncMode
@@ -161,12 +162,15 @@ class TestRead:
     def test_given_an_end_date_when_read_then_the_last_window_has_one_hour_as_all_others(
         self, end_date: str, last: int
     ) -> None:
+        hours = [hour_of(f"20240103T{hour}") for hour in range(18, last + 1)]
         with HttpMocker() as http:
-            for hour in range(18, last + 1):
-                http.get(hour_of(f"20240103T{hour}"), NO_DATA)
+            for request in hours:
+                http.get(request, NO_DATA)
             output = read_stream(
                 STREAM, config(start_date="2024-01-03T18:00:00Z", end_date=end_date)
             )
+            for request in hours:
+                http.assert_number_of_calls(request, 1)
         assert output.errors == []
 
     @pytest.mark.parametrize(
@@ -292,6 +296,26 @@ class TestRead:
         message, failure_type = first_error(output)
         assert f"HTTP {status} (an empty body). Amplitude cannot export more than 4 GB" in message
         assert "Amazon S3 destination" in message
+        assert failure_type == FailureType.transient_error
+        assert files(staging) == {}
+
+    def test_given_a_server_that_stays_silent_when_read_then_the_hour_is_asked_for_six_times(
+        self, staging: Path
+    ) -> None:
+        def stay_silent(request: Any, _: Any) -> bytes:
+            raise requests.ReadTimeout("silence", request=request)
+
+        with requests_mock.Mocker() as http:
+            http.get(EXPORT, content=stay_silent)
+            output = read_stream(
+                STREAM,
+                config(start_date="2024-01-03T20:00:00Z"),
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+            assert http.call_count == 6
+        message, failure_type = first_error(output)
+        assert "broke or stayed silent in the export of 20240103T20 to 20240103T20 (Read" in message
+        assert message.endswith("Try again later.")
         assert failure_type == FailureType.transient_error
         assert files(staging) == {}
 
