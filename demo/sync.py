@@ -29,9 +29,10 @@ class Count(NamedTuple):
 
 
 def sync(config: Mapping[str, Any], db: Path, streams: Sequence[str] = ()) -> dict[str, Count]:
-    """Sync `streams` (none: all) into the tables of `db`, going on from where it left off.
+    """Sync `streams` into the tables of `db`, going on from where it left off.
 
-    Prints a line per stream as it arrives. Requests go where the environment leads them.
+    None are all but those of files, which no table takes. Prints a line per stream as it arrives.
+    Requests go where the environment leads them.
 
     Raises:
         SyncError: the config was refused, a stream is unknown, or reading has failed; the message
@@ -56,7 +57,8 @@ def sync(config: Mapping[str, Any], db: Path, streams: Sequence[str] = ()) -> di
                 f"No such stream: {', '.join(sorted(unknown))}. "
                 f"There are {', '.join(source.get_available_streams())}."
             )
-        source.select_streams(list(streams) or "*")
+        tables = [s.name for s in source.discovered_catalog.streams if not s.is_file_based]
+        source.select_streams(list(streams) or tables)
         with (
             tempfile.TemporaryDirectory() as batches,
             ab.caches.DuckDBCache(db_path=db, cache_dir=Path(batches)) as cache,

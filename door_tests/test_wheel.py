@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from door_tests.common import (
+    FILES,
     KEYS,
     REPOSITORY,
     Delivery,
@@ -67,7 +68,7 @@ def test_when_built_then_the_wheel_holds_the_connector_and_nothing_else(wheel: P
     assert sorted(names) == sorted(
         [
             *(f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt")),
-            *(f"source_amplitude/schemas/{stream}.json" for stream in KEYS),
+            *(f"source_amplitude/schemas/{stream}.json" for stream in (*KEYS, *FILES)),
             "source_amplitude/__init__.py",
             "source_amplitude/components.py",
             "source_amplitude/delivery.py",

@@ -21,6 +21,7 @@ import yaml
 
 from door_tests.common import (
     COMPONENTS,
+    FILES,
     KEYS,
     MANIFEST,
     REPOSITORY,
@@ -190,13 +191,13 @@ class TestBuilder:
         self, server: ManifestServer, config: dict[str, Any]
     ) -> None:
         catalog = server.post("discover", config={**config, **INJECTED})["catalog"]
-        assert [stream["name"] for stream in catalog["streams"]] == list(KEYS)
+        assert [stream["name"] for stream in catalog["streams"]] == [*KEYS, *FILES]
 
     def test_when_fully_resolved_then_streams_stand_without_references(
         self, server: ManifestServer, config: dict[str, Any]
     ) -> None:
         streams = server.post("full_resolve", config={**config, **INJECTED})["manifest"]["streams"]
-        assert [stream["name"] for stream in streams] == list(KEYS)
+        assert [stream["name"] for stream in streams] == [*KEYS, *FILES]
         assert "$ref" not in json.dumps(streams)
 
     def test_given_a_server_that_has_just_started_when_resolved_then_no_components_are_needed(
@@ -205,7 +206,7 @@ class TestBuilder:
         # Components, once injected, stay registered in the process for all later requests.
         with manifest_server(sandbox) as fresh:
             streams = fresh.post("resolve")["manifest"]["streams"]
-        assert [stream["name"] for stream in streams] == list(KEYS)
+        assert [stream["name"] for stream in streams] == [*KEYS, *FILES]
         assert "$ref" not in json.dumps(streams)
 
     @pytest.mark.parametrize("stream", KEYS)
@@ -281,7 +282,7 @@ class TestBuilderCommandLine:
     ) -> None:
         for command in ("resolve_manifest", "full_resolve_manifest"):
             streams = self.ask(sandbox, tmp_path, command)["manifest"]["streams"]
-            assert [stream["name"] for stream in streams] == list(KEYS)
+            assert [stream["name"] for stream in streams] == [*KEYS, *FILES]
             assert "$ref" not in json.dumps(streams)
 
     @pytest.mark.parametrize("stream", ["events", "daily_user_counts"])
