@@ -23,15 +23,16 @@ import zipfile
 import zlib
 from base64 import b64encode
 from codecs import iterdecode
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
+from hashlib import blake2b
 from itertools import pairwise
 from lzma import LZMAError
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, NamedTuple
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 from weakref import WeakKeyDictionary
 
@@ -102,6 +103,37 @@ _RFC3339_TIME = re.compile(
 _DAY_OF_TIME = re.compile(r"(\d{4}-\d\d-\d\d)([Tt ]\d\d:\d\d.*)?")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DAY_KEY = re.compile(r"r(\d+)d")
+# Before a dot, they narrow a name of Filter Events to what lies in them.
+_PROPERTY_COLUMNS = (
+    "event_properties",
+    "user_properties",
+    "group_properties",
+    "global_user_properties",
+)
+_COLUMNS_KEPT = {
+    "uuid": "is the primary key, and can be neither dropped nor hashed",
+    "server_upload_time": "is the cursor, and can be neither dropped nor hashed",
+}
+_COLUMNS_NOT_OF_TEXT = {
+    name: f"holds {kind}, while a hash is a text: it can be dropped, but not hashed"
+    for kind, names in {
+        "numbers": "$schema amplitude_id app event_id location_lat location_lng session_id",
+        "times": "client_event_time client_upload_time event_time processed_time "
+        "server_received_time user_creation_time",
+        "booleans": "is_attribution_event paying",
+        "objects": " ".join(["data", "groups", "plan", *_PROPERTY_COLUMNS]),
+    }.items()
+    for name in names.split()
+}
+_LISTS_OF_FILTERS = {
+    "only_event_types": "Only These Event Types",
+    "without_event_types": "Without These Event Types",
+    "drop_properties": "Drop Properties",
+    "hash_properties": "Hash Properties",
+}
+# Not more than is a key for BLAKE2b, nor so little that it could be tried out.
+_SALT = re.compile("[!-~]{16,64}")
+_NESTED = frozenset((dict, list))
 # Of the interval that a query asks for, 30 being a month.
 _DAYS = {"1": 1, "7": 7, "30": 31}
 # Groups that a query gets when it does not say how many.
@@ -138,11 +170,7 @@ class SecretiveBasicHttpAuthenticator(DeclarativeAuthenticator):
         keys = [str(self.config[f]).strip() for f in (self.username_field, self.password_field)]
         self._token = b64encode(":".join(keys).encode()).decode()
         for key in (*keys, self._token):
-            for form in {key, *(json.dumps(key, ensure_ascii=a)[1:-1] for a in (True, False))} | {
-                *(f(key) for f in (quote, quote_plus, lambda text: repr(text)[1:-1])),
-                quote(key, safe=""),
-            }:
-                add_to_secrets(form)
+            keep_secret(key)
 
     @property
     def auth_header(self) -> str:
@@ -341,6 +369,140 @@ class RetryAfterBackoffStrategy(BackoffStrategy):
         return seconds or otherwise
 
 
+class LeftOutEvent(dict[str, Any]):
+    """Of an event that is not passed on, what the cursor needs."""
+
+
+class _Edits(NamedTuple):
+    """What names of the config ask for, by the key that is meant, and by the end of its path, such
+    as ``.a.b``: whether its value is hashed rather than dropped, and those names."""
+
+    by_key: dict[str, tuple[bool, list[str]]]
+    by_path: dict[str, tuple[bool, list[str]]]
+    last_parts: tuple[str, ...]  # of the paths: what a key has to end with
+
+    @classmethod
+    def of(cls, dropped: Set[str], hashed: Set[str], column: str | None) -> "_Edits":
+        """Those for a column of properties; for all others, if it is None."""
+        edits = cls({}, {}, tuple(name.rpartition(".")[2] for name in dropped | hashed))
+        for name in (*dropped, *hashed):
+            first, _, rest = name.partition(".")
+            if first not in _PROPERTY_COLUMNS or not rest:
+                rest = name
+            elif first != column:
+                continue
+            table, key = (edits.by_path, f".{rest}") if "." in rest else (edits.by_key, rest)
+            names = [*table.get(key, (True, []))[1], name]
+            table[key] = (set(names).isdisjoint(dropped), names)
+        return edits
+
+
+class EventFilter:
+    """What *Filter Events* of the config makes of events, one by one, in the order they are read.
+
+    A name to drop or hash stands for every key of that name in the event, however deep it lies;
+    ``a.b`` for a ``b`` in an ``a``, and for a key ``a.b``; after one of ``_PROPERTY_COLUMNS`` and a
+    dot, for what lies in that column only. RecordFilter and RemoveFields evaluate templates for
+    every record, and the cursor never sees what they leave out.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._only, self._without, dropped, hashed = (
+            frozenset(config.get(name) or ()) for name in _LISTS_OF_FILTERS
+        )
+        salt = (config.get("hash_salt") or "").strip()
+        if salt:
+            keep_secret(salt)
+        self._keyed = blake2b(key=salt.encode(), digest_size=32)
+        self._edits = {c: _Edits.of(dropped, hashed, c) for c in (None, *_PROPERTY_COLUMNS)}
+        self._edits_any = bool(dropped or hashed)
+        self._unseen_types = set(self._only | self._without)
+        self._unseen_names = set(dropped | hashed)
+        self._logged: list[str] = []
+        self.read = self.left_out = 0
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "EventFilter | None":
+        """None when nothing is configured, so that nothing is spent on events."""
+        return cls(config) if any(config.get(name) for name in _LISTS_OF_FILTERS) else None
+
+    def passes(self, event: dict[str, Any]) -> bool:
+        """Whether the event is passed on; if so, what is to be dropped or hashed in it now is."""
+        self.read += 1
+        event_type = event.get("event_type")
+        if not isinstance(event_type, str):
+            event_type = ""
+        self._unseen_types.discard(event_type)
+        passes = event_type not in self._without and (not self._only or event_type in self._only)
+        if passes and self._edits_any:
+            self._edit_event(event)
+            # The CDK takes an empty record for the end of the sync.
+            passes = bool(event)
+        self.left_out += not passes
+        return passes
+
+    def log_unseen(self) -> None:
+        """Name what no event has had so far, unless the last line has just done so."""
+        types = sorted(self._unseen_types) if self.read else []
+        names = sorted(self._unseen_names) if self.read > self.left_out else []
+        unseen = [*(f"event type {t!r}" for t in types), *(f"property {n!r}" for n in names)]
+        if unseen and unseen != self._logged:
+            _LOGGER.warning(
+                f"Filter Events: what this sync has read so far had no {', no '.join(unseen)}. "
+                "Check how it is spelt in Amplitude, upper and lower case included."
+            )
+            self._logged = unseen
+
+    def _edit_event(self, event: dict[str, Any]) -> None:
+        elsewhere = self._edits[None]
+        self._edit_keys(event, elsewhere, "")
+        for column, value in event.items():
+            if type(value) in _NESTED and value:
+                edits = self._edits.get(column, elsewhere)
+                if edits.by_key or edits.by_path:
+                    self._edit(value, edits, f".{column}")
+
+    def _edit(self, container: Any, edits: _Edits, path: str) -> None:
+        """Drop and hash in an object or a list at a path, such as ``.a.b``."""
+        if type(container) is list:
+            for value in container:
+                if type(value) in _NESTED and value:
+                    self._edit(value, edits, path)
+            return
+        self._edit_keys(container, edits, path)
+        for key, value in container.items():
+            if type(value) in _NESTED and value:
+                self._edit(value, edits, f"{path}.{key}")
+
+    def _edit_keys(self, container: dict[str, Any], edits: _Edits, path: str) -> None:
+        found = [(key, edit) for key, edit in edits.by_key.items() if key in container]
+        if edits.by_path:
+            for key in container:
+                if key.endswith(edits.last_parts):
+                    full = f"{path}.{key}"
+                    found += [(key, e) for end, e in edits.by_path.items() if full.endswith(end)]
+        if not found:
+            return
+        is_hashed: dict[str, bool] = {}
+        for key, (hashes, names) in found:
+            # What is dropped by one name is not hashed by another.
+            is_hashed[key] = hashes and is_hashed.get(key, True)
+            self._unseen_names.difference_update(names)
+        for key, hashes in is_hashed.items():
+            if not hashes:
+                del container[key]
+            elif container[key] is not None:
+                container[key] = self._hash(container[key])
+
+    def _hash(self, value: Any) -> str:
+        text = value
+        if not isinstance(value, str):
+            text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        keyed = self._keyed.copy()
+        keyed.update(text.encode())
+        return keyed.hexdigest()
+
+
 @dataclass
 class ExportArchiveExtractor(RecordExtractor):
     """Zip of gzips of JSON lines in (as ``ExportErrorHandler`` leaves it), one record per line out.
@@ -348,9 +510,9 @@ class ExportArchiveExtractor(RecordExtractor):
     Records are what Amplitude sent, but for ``timestamp_fields``: their naive UTC form
     ``2024-01-01 05:00:00.123456`` becomes RFC 3339, ``2024-01-01T05:00:00.123456+00:00``. A
     ``cursor_field`` beyond its window keeps a form that no cursor reads, so that the state does not
-    follow it. Project Name is added, as by ``ProjectName``. The built-in decoders hold archive and
-    members in memory, drop lines they can't parse, and leave timestamps to a transformation that
-    costs more per event than all of this does.
+    follow it. Project Name is added, as by ``ProjectName``, and *Filter Events* is applied, by
+    ``EventFilter``. The built-in decoders hold archive and members in memory, drop lines they can't
+    parse, and leave timestamps to a transformation that costs more per event than all of this does.
 
     Raises ``RequestWindowSplitRequiredException``, which has the CDK read the window again as two
     halves, for a member that can't be unpacked; ``AirbyteTracedException`` naming window, member
@@ -361,14 +523,24 @@ class ExportArchiveExtractor(RecordExtractor):
     cursor_field: str
     config: Mapping[str, Any] = field(default_factory=dict)
     gunzip: ClassVar[Callable[..., Any]] = gzip.GzipFile
+    # No component is told where a sync ends.
+    logs_unseen_by_window: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._project_name = self.config.get("project_name")
+        self._filter = EventFilter.of(self.config)
         # Archives are downloaded side by side and read one by one: readers of several would hinder
         # each other at the interpreter's lock, and outrun the thread that prints.
         self._one_by_one = threading.Lock()
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        events = self._events(response)
+        if self._filter is None:
+            return events
+        return (event for event in events if not isinstance(event, LeftOutEvent))
+
+    def _events(self, response: requests.Response) -> Iterator[dict[str, Any]]:
+        """All events, a ``LeftOutEvent`` in the place of each that is filtered out."""
         window = _window(response)
         # As the first 13 characters of a timestamp.
         last_hour = datetime.strptime(window[-11:], "%Y%m%dT%H").strftime("%Y-%m-%dT%H")
@@ -376,6 +548,7 @@ class ExportArchiveExtractor(RecordExtractor):
             started = reported = time.monotonic()
             members = [m for m in archive.infolist() if m.file_size]
             events = unreported_bytes = 0
+            left_out_before = self._filter.left_out if self._filter else 0
             for files, member in enumerate(members):
                 for line_number, line in enumerate(
                     _lines(self.gunzip, archive, member, window), start=1
@@ -397,10 +570,14 @@ class ExportArchiveExtractor(RecordExtractor):
                             f"{len(members)} files."
                         )
             size = sum(member.compress_size for member in members)
+            left_out = self._filter.left_out - left_out_before if self._filter else 0
+            of_them = f" ({left_out:,} of them left out by Filter Events)" if left_out else ""
             _LOGGER.info(
-                f"Export of {window}: {len(members)} files, {events:,} events, {size:,} bytes "
-                f"zipped, read in {time.monotonic() - started:.1f} s."
+                f"Export of {window}: {len(members)} files, {events:,} events{of_them}, {size:,} "
+                f"bytes zipped, read in {time.monotonic() - started:.1f} s."
             )
+            if self._filter and self.logs_unseen_by_window:
+                self._filter.log_unseen()
 
     def _event(
         self, line: bytes, number: int, member: str, window: str, last_hour: str
@@ -413,6 +590,8 @@ class ExportArchiveExtractor(RecordExtractor):
                 f"the export of {window}. Nothing after it was read. Report the window to "
                 "Amplitude's support."
             ) from None  # the cause would quote the line, which is a customer's data
+        if self._filter is not None and not self._filter.passes(event):
+            event = LeftOutEvent({self.cursor_field: event.get(self.cursor_field)})
         for name in self.timestamp_fields:
             value = event.get(name)
             if value:
@@ -875,6 +1054,14 @@ class SavedState(StateMigration):
         )
 
 
+def keep_secret(text: str) -> None:
+    """Have the CDK hide a text in what it logs, also escaped as JSON, as Python or for a URL."""
+    escaped = [json.dumps(text, ensure_ascii=to_ascii)[1:-1] for to_ascii in (True, False)]
+    quoted = [quote(text), quote(text, safe=""), quote_plus(text)]
+    for form in {text, *escaped, *quoted, repr(text)[1:-1]}:
+        add_to_secrets(form)
+
+
 def failure(
     message: str, failure_type: FailureType = FailureType.system_error
 ) -> AirbyteTracedException:
@@ -885,7 +1072,7 @@ def failure(
 
 
 def refuse_unusable(config: Mapping[str, Any]) -> None:
-    """Raise for dates and a time zone of the right form that no sync could do anything with.
+    """Raise for dates, a time zone and filters of the right form that no sync could work with.
 
     Forms, and all other values, are told by the spec in the manifest. This is called by what every
     stream is built with, because the spec itself has to do without custom components.
@@ -917,6 +1104,48 @@ def refuse_unusable(config: Mapping[str, Any]) -> None:
             f"Project Time Zone (project_timezone) is not valid: {zone!r} is no IANA name of a "
             "time zone, such as Europe/Berlin."
         ) from None
+    _refuse_unusable_filters(config)
+
+
+def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
+    titles = {name: f"{title} ({name})" for name, title in _LISTS_OF_FILTERS.items()}
+    lists = {name: config.get(name) or [] for name in _LISTS_OF_FILTERS}
+    for name, values in lists.items():
+        if not isinstance(values, list) or not all(isinstance(v, str) and v for v in values):
+            raise refusal(f"{titles[name]} is not valid: it must be a list of texts.")
+    only, without, dropped, hashed = lists
+    for one, other in ((only, without), (dropped, hashed)):
+        if both := sorted(set(lists[one]) & set(lists[other])):
+            raise refusal(
+                f"{titles[one]} and {titles[other]} both have {both[0]!r}. Take it out of one."
+            )
+    for field_name, refused in (
+        (dropped, _COLUMNS_KEPT),
+        (hashed, {**_COLUMNS_NOT_OF_TEXT, **_COLUMNS_KEPT}),
+    ):
+        for value in sorted(set(lists[field_name]) & refused.keys()):
+            others = ", ".join(f"{column}.{value}" for column in _PROPERTY_COLUMNS)
+            raise refusal(
+                f"{titles[field_name]} is not valid: the column {value} {refused[value]}. If a "
+                f"property of that name is meant, say where it is: {others}."
+            )
+    salt = config.get("hash_salt") or ""
+    keys = [str(config.get(name)).strip() for name in ("api_key", "secret_key")]
+    if salt and not (isinstance(salt, str) and _SALT.fullmatch(salt.strip())):
+        raise refusal(
+            "Hash Salt (hash_salt) is not valid: it must have 16 to 64 letters, digits or signs of "
+            "ASCII, and no blanks."
+        )
+    if salt and salt.strip() in keys:
+        raise refusal(
+            "Hash Salt (hash_salt) is not valid: it must be a secret of its own, not the API Key "
+            "or the Secret Key."
+        )
+    if lists[hashed] and not salt:
+        raise refusal(
+            f"{titles[hashed]} needs Hash Salt (hash_salt): without a secret, anybody could find "
+            "the values by trying."
+        )
 
 
 def refusal(message: str) -> AirbyteTracedException:

@@ -109,10 +109,11 @@ ROOM = Room(_BYTES_IN_FLIGHT)
 
 @dataclass(frozen=True)
 class Batch:
-    """The RECORD lines of ``count`` events."""
+    """The RECORD lines of ``count`` events: of none, if all were left out by ``filter``."""
 
     lines: bytes
     count: int
+    filter: components.EventFilter | None
 
     def print(self) -> None:
         """Write the lines to standard output, after all that has been printed so far."""
@@ -128,24 +129,28 @@ class BatchingExtractor(components.ExportArchiveExtractor):
     """The events of its base in batches, ``{cursor_field: latest value, "\\0batch": Batch}``."""
 
     gunzip = GzipFile
+    logs_unseen_by_window = False  # BatchingSource does so when the sync ends
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
         lines: list[bytes] = []
-        size, was_usual = 0, True
+        size, was_usual, is_empty = 0, True, True
         latest: Any = None
         try:
-            for event in super().extract_records(response):
+            # Of events that are left out, the cursor is shown the time all the same.
+            for event in self._events(response):
                 value = event.get(self.cursor_field)
                 is_usual = _is_usual(value)
                 # Values of the one usual form compare as text. Any other is shown to the CDK's
                 # cursor by itself: it may read it, or log that it can't.
                 belongs = (was_usual and is_usual) or value == latest
-                if lines and (size > _BATCH_BYTES or not belongs):
+                if not is_empty and (size > _BATCH_BYTES or not belongs):
                     yield self._batch(lines, latest)
-                    lines, size = [], 0
-                if not lines or (is_usual and value > latest):
+                    lines, size, is_empty = [], 0, True
+                if is_empty or (is_usual and value > latest):
                     latest = value
-                was_usual = is_usual
+                was_usual, is_empty = is_usual, False
+                if self._filter is not None and isinstance(event, components.LeftOutEvent):
+                    continue
                 line = _record_line(event)
                 lines.append(line)
                 size += len(line)
@@ -153,11 +158,11 @@ class BatchingExtractor(components.ExportArchiveExtractor):
             if lines:
                 yield self._batch(lines, latest)
             raise
-        if lines:
+        if not is_empty:
             yield self._batch(lines, latest)
 
     def _batch(self, lines: list[bytes], value: Any) -> MutableMapping[str, Any]:
-        batch = Batch(b"".join(lines), len(lines))
+        batch = Batch(b"".join(lines), len(lines), self._filter)
         ROOM.take(len(batch.lines))
         return {self.cursor_field: value, _BATCH: batch}
 
@@ -186,14 +191,24 @@ class BatchingEntrypoint(AirbyteEntrypoint):
 
 
 class BatchingSource(ConcurrentSource):
-    """Counts a batch as the records it has in the log, too."""
+    """Counts a batch as the records it has in the log, too. One without any is for the cursor only,
+    to which the thread that reads shows it."""
+
+    _filter: components.EventFilter | None = None
 
     def _handle_item(
         self, item: QueueItem, processor: ConcurrentReadProcessor
     ) -> Iterable[AirbyteMessage]:
-        yield from super()._handle_item(item, processor)
-        if isinstance(item, Record) and (batch := item.data.get(_BATCH)):
+        batch = item.data.get(_BATCH) if isinstance(item, Record) else None
+        if batch:
+            self._filter = batch.filter
+        if not batch or batch.count:
+            yield from super()._handle_item(item, processor)
+        if batch and batch.count:
             processor._record_counter[_STREAM] += batch.count - 1
+        elif self._filter and processor._is_stream_done(_STREAM):
+            self._filter.log_unseen()
+            self._filter = None
 
 
 def components_in_batches() -> ModuleType:

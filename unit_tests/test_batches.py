@@ -4,7 +4,7 @@ import io
 import json
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,17 @@ EMPTY = None
 
 
 def read(
-    bodies: list[bytes | None], folder: Path, in_batches: bool, caplog: pytest.LogCaptureFixture
+    bodies: Sequence[bytes | None],
+    folder: Path,
+    in_batches: bool,
+    caplog: pytest.LogCaptureFixture,
+    **more: Any,
 ) -> tuple[list[Any], list[str]]:
     """What a sync prints, without its times, and what it logs, without durations."""
+    fields = {**FIELDS, **more}
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     catalog = CatalogBuilder().with_stream("events", SyncMode.incremental).build()
-    (folder / "config.json").write_text(json.dumps(FIELDS))
+    (folder / "config.json").write_text(json.dumps(fields))
     (folder / "catalog.json").write_text(
         '{"streams":[{"stream":{"name":"events","json_schema":{},"supported_sync_modes":'
         '["incremental"]},"sync_mode":"incremental","destination_sync_mode":"append"}]}'
@@ -59,7 +64,7 @@ def read(
             url = f"https://amplitude.com/api/2/export?start={start}&end={end}"
             status = 404 if body is EMPTY else 200
             http.get(url, content=body or b"Raw data files were not found.", status_code=status)
-        source = SourceAmplitude(catalog=catalog, config=FIELDS)
+        source = SourceAmplitude(catalog=catalog, config=fields)
         if in_batches:
             source._concurrent_source.__class__ = BatchingSource
         entrypoint = (BatchingEntrypoint if in_batches else AirbyteEntrypoint)(source)

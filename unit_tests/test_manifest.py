@@ -5,6 +5,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -180,6 +181,9 @@ def test_fields_of_the_form_are_titled_ordered_and_described_the_required_ones_f
     assert list(properties)[: len(form["required"])] == form["required"]
     orders = [field["order"] for field in properties.values()]
     assert orders == sorted(set(orders))
+    # Each group in one piece: the order counts within it only.
+    groups = [group for group, _ in groupby(field["group"] for field in properties.values())]
+    assert groups == [group["id"] for group in form["groups"]]
     docs = (ROOT / "docs" / "amplitude.md").read_text()
     for name, field in properties.items():
         assert f"- **{field['title']}** (`{name}`): " in docs
@@ -209,7 +213,7 @@ def test_the_form_has_the_defaults_and_bounds_that_users_rely_on() -> None:
         "num_workers": {"default": 2, "minimum": 1, "maximum": 5},
     }
     secrets = {name for name, field in properties.items() if field.get("airbyte_secret")}
-    assert secrets == {"api_key", "secret_key"}
+    assert secrets == {"api_key", "secret_key", "hash_salt"}
     assert [name for name, field in properties.items() if field.get("format")] == ["start_date"]
 
 
