@@ -25,6 +25,7 @@ from base64 import b64encode
 from codecs import iterdecode
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
@@ -43,16 +44,28 @@ from airbyte_cdk.models import AirbyteRecordMessageFileReference, FailureType
 from airbyte_cdk.sources.declarative.auth.declarative_authenticator import DeclarativeAuthenticator
 from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordExtractor
 from airbyte_cdk.sources.declarative.interpolation import InterpolatedString
-from airbyte_cdk.sources.declarative.interpolation.macros import now_utc, str_to_datetime
+from airbyte_cdk.sources.declarative.interpolation.macros import (
+    now_utc,
+    str_to_datetime,
+    today_with_timezone,
+)
 from airbyte_cdk.sources.declarative.migrations.state_migration import StateMigration
 from airbyte_cdk.sources.declarative.models.declarative_component_schema import DeclarativeStream
 from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErrorHandler
 from airbyte_cdk.sources.declarative.requesters.error_handlers.backoff_strategy import (
     BackoffStrategy,
 )
+from airbyte_cdk.sources.declarative.requesters.http_requester import HttpRequester
 from airbyte_cdk.sources.declarative.retrievers import Retriever, SimpleRetriever
 from airbyte_cdk.sources.declarative.retrievers.file_uploader import ConnectorBuilderFileUploader
 from airbyte_cdk.sources.declarative.transformations import RecordTransformation
+from airbyte_cdk.sources.streams.call_rate import (
+    AbstractCallRatePolicy,
+    APIBudget,
+    BaseCallRatePolicy,
+    HttpAPIBudget,
+    HttpRequestRegexMatcher,
+)
 from airbyte_cdk.sources.streams.core import StreamData
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
@@ -60,7 +73,7 @@ from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
 from airbyte_cdk.sources.streams.http.request_window_split_exception import (
     RequestWindowSplitRequiredException,
 )
-from airbyte_cdk.sources.types import Record, StreamSlice
+from airbyte_cdk.sources.types import Record, StreamSlice, StreamState
 from airbyte_cdk.utils.airbyte_secrets_utils import add_to_secrets, filter_secrets
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from isodate import parse_duration  # type: ignore[import-untyped]
@@ -138,6 +151,12 @@ _NESTED = frozenset((dict, list))
 _DAYS = {"1": 1, "7": 7, "30": 31}
 # Groups that a query gets when it does not say how many.
 _DEFAULT_GROUPS = 100
+_MOST_GROUPS = 1_000
+# Of the 1,000 that Amplitude grants in five minutes: requests of others must fit in beside it.
+_MOST_PER_REQUEST = 200
+_INTERVALS = {"day": "1", "week": "7", "month": "30"}
+# They count a number that an event carries, not events or users.
+_PROPERTY_METRICS = ("sums", "value_avg")
 _COLUMN_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", re.ASCII)
 # 1,234 may be a thousand or a decimal; 1,234,567 and 1,234.5 may not.
 _CELL_NUMBER = re.compile(
@@ -329,6 +348,122 @@ class ExportErrorHandler(DefaultErrorHandler):
         return ErrorResolution(
             ResponseAction.SPLIT_REQUEST_WINDOW, FailureType.transient_error, message
         )
+
+
+@dataclass
+class ReportRequester(HttpRequester):
+    """A report of the config and a window in, Amplitude's query out, which counts for its own cost.
+
+    ``parameters`` are those that the manifest makes of a report: the ``report`` itself, and
+    ``conditions`` and ``query_type``, whose product is the cost of a day. ``user_property`` is what
+    properties of users look like, as against those of events. A template would evaluate what people
+    have typed, and the weights of ``api_budget`` know nothing of reports.
+    """
+
+    user_property: str = ""
+
+    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        self._query: Mapping[str, Any] = parameters["report"]["query"]
+        self._cost_per_day = int(parameters["conditions"] * parameters["query_type"])
+        if self.api_budget:
+            self.api_budget = _PricedBudget(self.api_budget, self._cost)
+        super().__post_init__(parameters)
+        days = parameters["longest_request"]
+        self._unsaid = [
+            f"The report {parameters['report']['name']} costs {self._cost_per_day} for each day, "
+            f"of the 1,000 that Amplitude grants in five minutes. It is asked for up to {days} "
+            f"days at once, which cost {days * self._cost_per_day}."
+        ]
+
+    def send_request(self, *args: Any, **options: Any) -> requests.Response | None:
+        with suppress(IndexError):
+            _LOGGER.info(self._unsaid.pop())
+        return super().send_request(*args, **options)
+
+    def get_request_params(
+        self,
+        *,
+        stream_state: StreamState | None = None,
+        stream_slice: StreamSlice | None = None,
+        next_page_token: Mapping[str, Any] | None = None,
+    ) -> MutableMapping[str, Any]:
+        window = stream_slice.cursor_slice if stream_slice else {}
+        start, end = (date.fromisoformat(window[name]) for name in ("start_time", "end_time"))
+        if self._query.get("interval") == "week":
+            # Nobody documents by which of its days a week is named.
+            today = today_with_timezone(self.config.get("project_timezone") or "UTC")
+            start, end = start - timedelta(days=7), min(end + timedelta(days=7), today)
+        ask = {
+            "segmentation": self._segmentation,
+            "funnel": self._funnel,
+            "retention": self._retention,
+        }[self._query["kind"]]
+        return {**ask(), "start": f"{start:%Y%m%d}", "end": f"{end:%Y%m%d}"}
+
+    def _segmentation(self) -> dict[str, Any]:
+        events = map(self._event, self._query["events"])
+        return {
+            **dict(zip(("e", "e2"), events, strict=False)),
+            "m": self._query.get("metric") or "uniques",
+            "i": _INTERVALS[self._query.get("interval") or "day"],
+            **dict(zip(("g", "g2"), self._query.get("group_by") or [], strict=False)),
+            "s": self._query.get("segment"),
+            "limit": str(_MOST_GROUPS),
+        }
+
+    def _funnel(self) -> dict[str, Any]:
+        return {
+            "e": [*map(self._event, self._query["events"])],
+            "mode": self._query.get("mode") or "ordered",
+            "n": self._query.get("users") or "active",
+            "cs": str(86_400 * (self._query.get("conversion_window_days") or 30)),
+            "i": "1",
+            "g": next(iter(self._query.get("group_by") or []), None),
+            "s": self._query.get("segment"),
+            "limit": str(_MOST_GROUPS),
+        }
+
+    def _retention(self) -> dict[str, Any]:
+        return {
+            "se": self._event(self._query.get("start_event") or "_new"),
+            "re": self._event(self._query.get("return_event") or "_active"),
+            "rm": self._query.get("mode") or "n-day",
+            "rb": self._query.get("brackets"),
+            "i": "1",
+        }
+
+    def _event(self, text: str) -> str:
+        """Amplitude's JSON for an event: as it was typed, or its name and all filters."""
+        if _is_json(text):
+            return text
+        filters = [
+            {
+                "subprop_type": "user" if re.match(self.user_property, f["property"]) else "event",
+                "subprop_key": f["property"],
+                "subprop_op": f.get("operator") or "is",
+                "subprop_value": f["values"],
+            }
+            for f in self._query.get("filters") or []
+        ]
+        return json.dumps({"event_type": text, **({"filters": filters} if filters else {})})
+
+    def _cost(self, request: requests.PreparedRequest) -> int:
+        return len(_days_of(request)) * self._cost_per_day
+
+
+class _PricedBudget(HttpAPIBudget):
+    """The budget that all streams share, in which each request counts for its own ``cost``."""
+
+    def __init__(self, shared: APIBudget, cost: Callable[[requests.PreparedRequest], int]) -> None:
+        super().__init__(policies=shared._policies)
+        self._cost = cost
+
+    def get_matching_policy(self, request: Any) -> AbstractCallRatePolicy | None:
+        # A copy has the same bucket, but may weigh in another way.
+        policy = copy(super().get_matching_policy(request))
+        if isinstance(policy, BaseCallRatePolicy):
+            policy._matchers = [HttpRequestRegexMatcher(weight=self._cost(request))]
+        return policy
 
 
 @dataclass
@@ -717,6 +852,59 @@ class DashboardSeriesExtractor(RecordExtractor):
 
 
 @dataclass
+class SegmentationExtractor(RecordExtractor):
+    """An event segmentation in, one record per date, event and group out.
+
+    In: parallel arrays, as for ``DashboardSeriesExtractor``; which of two events a series is of,
+    its label says (``[event index, group]``), or its ``seriesMeta`` (``{"eventIndex": k}``). Out:
+    ``{"date", "event_number", "event", "group", "value"}``; events count from 1, ``event`` is as
+    the query names it, and ``group`` is ``(all)`` where the query has no group-by. An answer with
+    as many groups as Amplitude gives at most is logged. No built-in extractor transposes.
+
+    Raises ``AirbyteTracedException`` for arrays that can't be paired with certainty.
+    """
+
+    parameters: Mapping[str, Any]
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        query, name = _query(response), self.parameters["report"]["name"]
+        events = [json.loads(query[n]) for n in ("e", "e2") if n in query]
+        # The first group-by of an event is the property that such a metric counts.
+        properties = 1 if query["m"] in _PROPERTY_METRICS else 0
+        is_grouped = "g" in query or any((e.get("group_by") or [])[properties:] for e in events)
+        with _reading(response) as answer:
+            xs, series = (_list_at(["data", n], answer) for n in ("xValues", "series"))
+            _check_dates(xs, _days_asked_for(response), _DAYS[query["i"]])
+            numbers = _event_numbers(answer["data"], len(series), len(events))
+            groups = (
+                _series_labels(answer["data"], len(series))
+                if is_grouped
+                else ["(all)"] * len(numbers)
+            )
+            if not is_grouped and len(series) != len(events):
+                raise _UnreadableError(f"{len(series)} series where {len(events)} were asked for")
+            if len(groups) != len(numbers):
+                raise _UnreadableError(f"{len(numbers)} series but the labels {groups}")
+            cells = list(_cells(answer, xs, [*zip(numbers, groups, strict=True)]))
+        if any(numbers.count(number) >= _MOST_GROUPS for number in {*numbers}):
+            _LOGGER.warning(
+                f"The report {name} has {_MOST_GROUPS:,} groups for {_window(response)}, the most "
+                "that Amplitude gives: others are missing. Group by a property with fewer values, "
+                "or count fewer users."
+            )
+        return [
+            {
+                "date": x,
+                "event_number": number,
+                "event": events[number - 1]["event_type"],
+                "group": group,
+                "value": value,
+            }
+            for (number, group), x, value in cells
+        ]
+
+
+@dataclass
 class CohortSeriesExtractor(RecordExtractor):
     """Retention and lifetime value by cohort of new users in, a record per cohort and day out.
 
@@ -948,11 +1136,12 @@ class ProjectName(RecordTransformation):
 class SavedState(StateMigration):
     """A saved state in; out, the CDK's slices: all is done but for what is to be read again.
 
-    ``read_again`` is a duration (``P7D``), counted back from the state, and ``beyond`` the one by
-    which the cursor ends after the newest unit that can be read. The CDK's look-back would
-    do the same, but it takes what it reads again for done: a window that fails there, or is not
-    finished when the process dies, would not hold the state back. A state from the future is set
-    back to the newest unit that can be read, with a line of the log.
+    ``read_again`` is a duration (``P7D``), counted back from the state, and with a parameter
+    ``first_day`` (``%Y-%m-01``) on to the first day of its month; ``beyond`` the one by which the
+    cursor ends after the newest unit that can be read. The CDK's look-back would do the same, but
+    it takes what it reads again for done: a window that fails there, or is not finished when the
+    process dies, would not hold the state back. A state from the future is set back to the newest
+    unit that can be read, with a line of the log.
     In: ``{cursor_field: time}``, in any of ``formats``, or any of the CDK's own forms that hold
     such a state. Out: ``{"state_type": "date-range", "slices": [{...}]}``, one for each partition
     of a stream that has some; a partition without a state has everything before it.
@@ -1005,6 +1194,9 @@ class SavedState(StateMigration):
             )
             state = newest
         done = state - parse_duration(self._interpolate(self.read_again))
+        if first_day := self.parameters.get("first_day"):  # of the month, for one
+            day = timedelta(days=1)
+            done = datetime.strptime((done + day).strftime(first_day), "%Y-%m-%d") - day
         slice_of_done = {
             "start": start,
             "end": max(start, done),
@@ -1105,6 +1297,7 @@ def refuse_unusable(config: Mapping[str, Any]) -> None:
             "time zone, such as Europe/Berlin."
         ) from None
     _refuse_unusable_filters(config)
+    _refuse_unusable_reports(config)
 
 
 def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
@@ -1146,6 +1339,105 @@ def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
             f"{titles[hashed]} needs Hash Salt (hash_salt): without a secret, anybody could find "
             "the values by trying."
         )
+
+
+def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
+    reports, title = config.get("reports") or [], "Reports (reports) is not valid"
+    try:
+        names = [report["name"] for report in reports]
+        for report in reports:
+            _refuse_unusable_query(report["query"], f"{title}: {report['name']}")
+        # The manifest's config_normalization_rules have put them there.
+        for made in config.get("__reports", {}).get("all", []):
+            if made["report"]["query"]["kind"] != "chart":
+                _refuse_dear(made, f"{title}: {made['report']['name']}")
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = f"a report has another form than it should ({type(error).__name__}: {error})"
+        raise refusal(f"{title}: {reason}.") from None
+    for name in names:
+        if names.count(name) > 1:
+            raise refusal(f"{title}: {names.count(name)} reports have the name {name}.")
+
+
+def _refuse_dear(report: Mapping[str, Any], title: str) -> None:
+    """Raise for a report, as the manifest has it, that costs too much even in small windows."""
+    conditions, query_type, days = (
+        report[name] for name in ("conditions", "query_type", "longest_request")
+    )
+    cost = days * conditions * query_type
+    if cost > _MOST_PER_REQUEST:
+        raise refusal(
+            f"{title} would cost {cost}, where one request may cost {_MOST_PER_REQUEST}. That is "
+            f"{days} days, the fewest that can be asked for, times {conditions} conditions (one, "
+            f"four for each group-by, and those of Users), times {query_type} for its events. "
+            "Leave out some of these."
+        )
+
+
+def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
+    """Raise for what the spec can't say: JSON in a text, and what depends on another field."""
+    texts = [*query.get("events", []), *(query.get(n) for n in ("start_event", "return_event"))]
+    for text in filter(None, texts):
+        event = _parsed(text, title) if _is_json(text) else {"event_type": text}
+        groups = event.get("group_by") or [] if isinstance(event, dict) else None
+        if groups is None or not isinstance(event.get("event_type"), str):
+            raise refusal(f"{title}: {text[:100]!r} is no JSON object with an event_type.")
+        if not isinstance(groups, list) or not all(
+            isinstance(group, dict) and {"type", "value"} <= group.keys() for group in groups
+        ):
+            raise refusal(
+                f"{title}: group_by of the event {event['event_type']} must be a list such as "
+                '[{"type": "event", "value": "price"}].'
+            )
+        if groups and query["kind"] == "retention":
+            raise refusal(f"{title}: the events of retention can't have a group_by.")
+        if not groups and query.get("metric") in _PROPERTY_METRICS:
+            raise refusal(
+                f"{title}: Count (metric) {query['metric']} takes events in JSON whose group_by is "
+                f'the property to be counted, such as {{"event_type": "{event["event_type"]}", '
+                '"group_by": [{"type": "event", "value": "price"}]}.'
+            )
+    if text := query.get("segment"):
+        conditions = _parsed(text, title)
+        if not isinstance(conditions, list) or not all(
+            isinstance(condition, dict) and "op" in condition for condition in conditions
+        ):
+            raise refusal(
+                f"{title}: Users (segment) must be a list of conditions such as "
+                '[{"prop": "country", "op": "is", "values": ["Germany"]}].'
+            )
+    if (query.get("mode") == "bracket") != bool(query.get("brackets")):
+        raise refusal(
+            f"{title}: Brackets (brackets) and the mode bracket are needed together or not at all."
+        )
+    if text := query.get("brackets"):
+        match _parsed(text, title):
+            case [*brackets] if brackets and all(map(_is_bracket, brackets)):
+                pass
+            case _:
+                raise refusal(
+                    f"{title}: Brackets (brackets) must be a list of a first and a last day each, "
+                    "up to day 365, such as [[0, 1], [1, 7]]."
+                )
+
+
+def _is_bracket(bracket: Any) -> bool:
+    match bracket:
+        case [int(first), int(last)]:
+            return 0 <= first <= last <= 365
+    return False
+
+
+def _is_json(event: str) -> bool:
+    """Whether an event of a report is an event object in JSON, not a name."""
+    return event.lstrip().startswith("{")
+
+
+def _parsed(text: str, title: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise refusal(f"{title}: {text[:100]!r} is no JSON ({error}).") from None
 
 
 def refusal(message: str) -> AirbyteTracedException:
@@ -1512,10 +1804,14 @@ class _UnreadableError(Exception):
     """What was found in an answer that must not be taken for records."""
 
 
-def _days_asked_for(response: requests.Response) -> list[str]:
-    query = _query(response)
+def _days_of(request: requests.PreparedRequest) -> list[str]:
+    query = dict(parse_qsl(urlsplit(request.url or "").query))
     first, last = (datetime.strptime(query[name], "%Y%m%d") for name in ("start", "end"))
     return [f"{first + timedelta(days=n):%Y-%m-%d}" for n in range((last - first).days + 1)]
+
+
+def _days_asked_for(response: requests.Response) -> list[str]:
+    return _days_of(_request(response))
 
 
 def _check_dates(found: Sequence[Any], days: Sequence[str], interval: int) -> None:
@@ -1776,8 +2072,8 @@ def _kind(value: Any) -> str:
 
 
 def _cells(
-    answer: Mapping[str, Any], xs: Sequence[str], labels: Sequence[str] | None
-) -> Iterator[tuple[str, str, float]]:
+    answer: Mapping[str, Any], xs: Sequence[str], labels: Sequence[Any] | None
+) -> Iterator[tuple[Any, str, float]]:
     """Label, x and value of each cell of ``series``: a row is a label's, a column is an x's.
 
     ``labels`` are given where those of the answer mean nothing.
@@ -1811,6 +2107,24 @@ def _series_labels(data: Mapping[str, Any], count: int) -> Sequence[str]:
             labels = enumerate(_list(data[name], name), start=1)
             return [_series_label(label, number) for number, label in labels]
     return ["0"] if count == 1 else []
+
+
+def _event_numbers(data: Mapping[str, Any], count: int, events: int) -> list[int]:
+    """Which of so many events, from 1, each of ``count`` series is of."""
+    if events == 1:
+        return [1] * count
+    labels, metas = (data.get(name) or [None] * count for name in ("seriesLabels", "seriesMeta"))
+    found: list[int] = []
+    for label, meta in zip(_list(labels, "seriesLabels"), _list(metas, "seriesMeta"), strict=False):
+        index = meta.get("eventIndex") if isinstance(meta, dict) else None
+        if isinstance(label, list) and label:
+            index = label[0]
+        if type(index) is not int or not 0 <= index < events:
+            raise _UnreadableError(f"nothing says which event series {len(found) + 1} is of")
+        found.append(index + 1)
+    if len(found) != count:
+        raise _UnreadableError(f"{count} series but {len(found)} labels")
+    return found
 
 
 def _series_label(label: Any, number: int) -> str:

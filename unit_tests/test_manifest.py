@@ -45,6 +45,7 @@ def test_top_level_keys_stand_in_the_agreed_order() -> None:
         "check",
         "definitions",
         "streams",
+        "dynamic_streams",
         "concurrency_level",
         "api_budget",
         "spec",
