@@ -416,7 +416,7 @@ class ReportRequester(HttpRequester):
             "e": [*map(self._event, self._query["events"])],
             "mode": self._query.get("mode") or "ordered",
             "n": self._query.get("users") or "active",
-            "cs": str(86_400 * (self._query.get("conversion_window_days") or 30)),
+            "cs": str(86_400 * int(self._query.get("conversion_window_days") or 30)),
             "i": "1",
             "g": next(iter(self._query.get("group_by") or []), None),
             "s": self._query.get("segment"),

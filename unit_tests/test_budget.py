@@ -23,6 +23,7 @@ from requests import Request
 
 from sandbox import Project, Sandbox
 from sandbox.app import Spending
+from sandbox.params import days as days_of
 from source_amplitude import SourceAmplitude
 from unit_tests.installed import PACKAGE
 
@@ -191,3 +192,41 @@ def test_given_a_stream_when_read_then_its_weight_is_what_its_longest_window_cos
             weights.setdefault(part, set()).add(policy.get_weight(request))
     assert weights == {part: {weight} for part, weight in expected.items()}
     assert {part: max(found) for part, found in costs.items()} == expected
+
+
+SIGNUPS: dict[str, Any] = {"kind": "segmentation", "events": ["Signed Up"]}
+BY_COUNTRY = {**SIGNUPS, "group_by": ["country"]}
+FUNNEL: dict[str, Any] = {"kind": "funnel", "events": ["Signed Up", "Song Played 🎧"]}
+BY_ITSELF = '{"event_type": "Signed Up", "group_by": [{"type": "user", "value": "country"}]}'
+SEGMENT = (
+    '[{"prop": "gp:plan", "op": "is", "values": ["pro"]},'
+    ' {"prop": "platform", "op": "is not", "values": ["iOS"]}]'
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "days", "longest", "cost"),
+    [
+        (SIGNUPS, 17, 9, 9),
+        (BY_COUNTRY, 17, 9, 45),
+        ({**BY_COUNTRY, "events": ["Signed Up", "Song Played 🎧"]}, 17, 9, 90),
+        ({**BY_COUNTRY, "group_by": ["country", "platform"]}, 17, 9, 81),
+        ({**BY_COUNTRY, "interval": "week"}, 43, 36, 180),
+        ({**BY_COUNTRY, "interval": "month"}, 91, 31, 155),
+        ({**BY_COUNTRY, "events": [BY_ITSELF], "segment": SEGMENT}, 9, 5, 175),
+        (FUNNEL, 77, 39, 156),
+        ({**FUNNEL, "conversion_window_days": 3, "group_by": ["country"]}, 19, 10, 200),
+        ({"kind": "retention"}, 41, 21, 168),
+    ],
+)
+def test_given_a_report_when_synced_then_each_request_weighs_what_it_costs_and_200_at_most(
+    query: dict[str, Any], days: int, longest: int, cost: int
+) -> None:
+    report = {"name": "x", "query": query}
+    budget, asked = first_sync("report_x", days=days, until=70, reports=[report])
+    requests = [request.prepare() for request, _ in asked]
+    policies: Any = [budget.get_matching_policy(request) for request in requests]
+    weights = [p.get_weight(r) for p, r in zip(policies, requests, strict=True)]
+    assert weights == [cost for _, cost in asked]
+    lengths = [len(days_of(request.params)) for request, _ in asked]
+    assert (max(lengths), max(weights)) == (longest, cost)

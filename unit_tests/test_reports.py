@@ -1,0 +1,789 @@
+"""Reports: what is asked for and stored, what each request costs, and what is refused.
+
+Requests are matched exactly, and states asserted literally; it is noon of 2024-01-03 in UTC.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from datetime import date, timedelta
+from functools import cache
+from typing import Any, ClassVar
+from urllib.parse import urlencode
+
+import pytest
+import requests_mock
+from airbyte_cdk.models import FailureType, Status, SyncMode
+from airbyte_cdk.sources.declarative.concurrent_declarative_source import (
+    ConcurrentDeclarativeSource,
+)
+from airbyte_cdk.test.catalog_builder import CatalogBuilder
+from airbyte_cdk.test.entrypoint_wrapper import EntrypointOutput
+from airbyte_cdk.test.mock_http import HttpMocker, HttpRequest, HttpResponse
+from airbyte_cdk.test.models.outcome import ExpectedOutcome
+from airbyte_cdk.test.state_builder import StateBuilder
+from airbyte_cdk.utils.traced_exception import AirbyteTracedException
+from jsonschema import Draft7Validator
+
+from source_amplitude import SourceAmplitude
+from source_amplitude.components import SegmentationExtractor, refuse_unusable
+from source_amplitude.validation import refuse_invalid
+from unit_tests.helpers import (
+    AUTHORIZATION,
+    answer,
+    config,
+    days,
+    final_state,
+    first_error,
+    logged,
+    read_stream,
+    records,
+    refusal,
+)
+from unit_tests.test_components import response, unreadable
+from unit_tests.test_dashboard_streams import TODAY, WHOLE, event, series
+from unit_tests.test_manifest import MANIFEST
+from unit_tests.test_validation import complaint, package, two_files
+
+API = "https://amplitude.com/api"
+ALL_DAYS = days("2023-10-01", "2024-01-03")
+DAYS = days("2024-01-01", "2024-01-03")
+LIMIT = {"limit": "1000"}
+BY_COUNTRY = {
+    "kind": "segmentation",
+    "events": ["Signed Up"],
+    "metric": "totals",
+    "interval": "day",
+    "group_by": ["country"],
+}
+SIGNUPS = {"e": event("Signed Up"), "m": "totals", "i": "1", "g": "country", **LIMIT}
+COUNTRIES = series(DAYS, [3, 2, 1], [1, 0, 4], seriesLabels=[[0, "Germany"], [0, "(none)"]])
+OF_GENRE = '{"event_type": "Song Played", "group_by": [{"type": "event", "value": "genre"}]}'
+
+pytestmark = pytest.mark.usefixtures("standing_clock")
+
+
+def reports(**queries: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with a report for each query."""
+    return config(reports=[{"name": name, "query": query} for name, query in queries.items()])
+
+
+def get(http: HttpMocker, path: str, params: Mapping[str, Any], *answers: HttpResponse) -> None:
+    http.get(HttpRequest(f"{API}/{path}", params, AUTHORIZATION), list(answers))
+
+
+def segmentation(http: HttpMocker, params: Mapping[str, Any], *answers: HttpResponse) -> None:
+    get(http, "2/events/segmentation", params, *answers)
+
+
+class TestSegmentation:
+    def test_given_a_group_by_when_synced_then_one_record_per_day_and_group(self) -> None:
+        with HttpMocker() as http:
+            segmentation(http, {**SIGNUPS, **WHOLE}, COUNTRIES)
+            output = read_stream("report_signups", reports(signups=BY_COUNTRY))
+        common = {"event_number": 1, "event": "Signed Up"}
+        assert records(output) == [
+            {**common, "date": day, "group": group, "value": value, "is_complete": day < DAYS[-1]}
+            for group, values in (("Germany", [3, 2, 1]), ("(none)", [1, 0, 4]))
+            for day, value in zip(DAYS, values, strict=True)
+        ]
+        assert final_state(output) == {"date": "2024-01-03"}
+        schema = MANIFEST["schemas"]["report_segmentation"]
+        for record in records(output):
+            Draft7Validator(schema).validate(record)
+            assert record.keys() | {"project_name"} == schema["properties"].keys()
+
+    def test_given_a_state_when_synced_then_the_look_back_is_read_again(self) -> None:
+        settings = {**reports(signups=BY_COUNTRY), "dashboard_lookback_days": 1}
+        window = {"start": "20240101", "end": "20240103"}
+        with HttpMocker() as http:
+            segmentation(http, {**SIGNUPS, **window}, COUNTRIES)
+            state = {"date": "2024-01-02"}
+            output = read_stream("report_signups", {**settings, "start_date": "2023-12-01"}, state)
+        assert final_state(output) == {"date": "2024-01-03"}
+
+    def test_given_nothing_but_an_event_when_synced_then_its_users_are_counted_per_day(
+        self,
+    ) -> None:
+        asked = {"e": event("Signed Up"), "m": "uniques", "i": "1", **LIMIT, **WHOLE}
+        live = series(DAYS, [3, 2, 1], seriesLabels=[0], seriesMeta=[{"segmentIndex": 0}])
+        with HttpMocker() as http:
+            segmentation(http, asked, live)
+            query = {"kind": "segmentation", "events": ["Signed Up"]}
+            output = read_stream("report_x", reports(x=query))
+        assert [(r["group"], r["value"]) for r in records(output)] == [
+            ("(all)", 3),
+            ("(all)", 2),
+            ("(all)", 1),
+        ]
+
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            {"seriesLabels": [0, 0], "seriesMeta": [{"eventIndex": 1}, {"eventIndex": 0}]},
+            {"seriesMeta": [{"eventIndex": 1}, {"eventIndex": 0}]},
+        ],
+    )
+    def test_given_two_events_when_synced_then_each_has_its_number(
+        self, labels: dict[str, Any]
+    ) -> None:
+        query = {
+            "kind": "segmentation",
+            "events": ["Signed Up", '{"event_type": "Song Played"}'],
+        }
+        asked = {
+            **{"e": event("Signed Up"), "e2": event("Song Played"), "m": "uniques", "i": "1"},
+            **LIMIT,
+        }
+        with HttpMocker() as http:
+            segmentation(http, {**asked, **WHOLE}, series(DAYS, [3, 2, 1], [6, 5, 4], **labels))
+            output = read_stream("report_x", reports(x=query))
+        found = [(r["event_number"], r["event"], r["value"]) for r in records(output)]
+        assert found == [
+            *[(2, "Song Played", n) for n in (3, 2, 1)],
+            *[(1, "Signed Up", n) for n in (6, 5, 4)],
+        ]
+
+    def test_given_all_options_when_synced_then_the_query_has_them(self) -> None:
+        segment = '[{"prop": "country", "op": "is", "values": ["Germany"]}]'
+        query = {
+            **{"kind": "segmentation", "events": ["Song Played", OF_GENRE], "metric": "average"},
+            "group_by": ["gp:plan", "platform"],
+            "filters": [
+                {"property": "genre", "values": ["Jazz", "Pop"]},
+                {"property": "gp:plan", "operator": "is not", "values": ["(none)"]},
+                {"property": "country", "operator": "contains", "values": ["Ger"]},
+                {"property": "countrywide", "values": ["x"]},
+            ],
+            "segment": segment,
+        }
+        conditions = [
+            ("event", "genre", "is", ["Jazz", "Pop"]),
+            ("user", "gp:plan", "is not", ["(none)"]),
+            ("user", "country", "contains", ["Ger"]),
+            ("event", "countrywide", "is", ["x"]),
+        ]
+        names = ("subprop_type", "subprop_key", "subprop_op", "subprop_value")
+        filters = [dict(zip(names, condition, strict=True)) for condition in conditions]
+        asked = {
+            "e": json.dumps({"event_type": "Song Played", "filters": filters}),
+            **{"e2": OF_GENRE, "m": "average", "i": "1", "g": "gp:plan", "g2": "platform"},
+            **{"s": segment, **LIMIT, **TODAY},
+        }
+        labels = [[0, "free; iOS"], [1, "Jazz; free; iOS"]]
+        settings = {**reports(x=query), "start_date": "2024-01-03"}
+        with HttpMocker() as http:
+            segmentation(http, asked, series(DAYS[-1:], [0.5], [2], seriesLabels=labels))
+            output = read_stream("report_x", settings)
+        assert [(r["event_number"], r["group"], r["value"]) for r in records(output)] == [
+            (1, "free; iOS", 0.5),
+            (2, "Jazz; free; iOS", 2),
+        ]
+
+    def test_given_a_sum_of_a_property_when_synced_then_the_property_is_no_group(self) -> None:
+        query = {"kind": "segmentation", "events": [OF_GENRE], "metric": "sums"}
+        with HttpMocker() as http:
+            asked = {"e": OF_GENRE, "m": "sums", "i": "1", **LIMIT, **WHOLE}
+            segmentation(http, asked, series(DAYS, [1.5, 2, 0], seriesLabels=[0]))
+            output = read_stream("report_x", reports(x=query))
+        assert [(r["group"], r["value"]) for r in records(output)] == [
+            ("(all)", 1.5),
+            ("(all)", 2),
+            ("(all)", 0),
+        ]
+
+    def test_given_a_group_by_and_nobody_when_synced_then_no_records_and_no_error(self) -> None:
+        with HttpMocker() as http:
+            segmentation(http, {**SIGNUPS, **WHOLE}, series(DAYS, seriesLabels=[]))
+            output = read_stream("report_signups", reports(signups=BY_COUNTRY))
+        assert records(output) == []
+
+    @pytest.mark.parametrize(
+        ("query", "found", "count", "labels"),
+        [
+            ({"g": "os"}, "2 series but the labels ['0']", 2, {"seriesLabels": [0]}),
+            (
+                {"g": "os"},
+                "2 series but the labels [(1, 'a'), (1, 'a')]",
+                2,
+                {"seriesLabels": ["a", "a"]},
+            ),
+            ({}, "2 series where 1 were asked for", 2, {"seriesLabels": [0, 1]}),
+            ({}, "0 series where 1 were asked for", 0, {}),
+            ({"e2": event("b")}, "nothing says which event series 1 is of", 2, {}),
+            (
+                {"e2": event("b"), "g": "os"},
+                "nothing says which event series 1 is of",
+                2,
+                {"seriesLabels": ["iOS", "Android"]},
+            ),
+            (
+                {"e2": event("b")},
+                "nothing says which event series 2 is of",
+                2,
+                {"seriesMeta": [{"eventIndex": 0}, {"eventIndex": 2}]},
+            ),
+            (
+                {"e2": event("b")},
+                "2 series but 1 labels",
+                2,
+                {"seriesMeta": [{"eventIndex": 0}], "seriesLabels": [0, 0]},
+            ),
+            (
+                {"e2": event("b")},
+                "2 series but the labels [(1, '(all)'), (1, '(all)')]",
+                2,
+                {"seriesMeta": [{"eventIndex": 0}, {"eventIndex": 0}]},
+            ),
+        ],
+    )
+    def test_given_series_that_cannot_be_told_apart_when_extracted_then_it_fails(
+        self, query: dict[str, str], found: str, count: int, labels: dict[str, Any]
+    ) -> None:
+        with pytest.raises(AirbyteTracedException) as failed:
+            self.extract(query, {"xValues": DAYS, "series": [[1, 2, 3]] * count, **labels})
+        asked = "/api/2/events/segmentation for 20240101 to 20240103"
+        assert failed.value.message == unreadable(asked, found)
+
+    def test_given_days_that_were_not_asked_for_when_extracted_then_it_fails(self) -> None:
+        with pytest.raises(AirbyteTracedException, match="2 days where 3 were asked for"):
+            self.extract({}, {"xValues": DAYS[1:], "series": [[1, 2]]})
+
+    @pytest.mark.parametrize(("count", "warned"), [(999, False), (1000, True)])
+    def test_given_as_many_groups_as_there_can_be_when_extracted_then_it_is_logged(
+        self, count: int, warned: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        labels = [f"City {n}" for n in range(count)]
+        data = {"xValues": DAYS, "series": [[1, 2, 3]] * count, "seriesLabels": labels}
+        assert len(self.extract({"g": "city"}, data)) == 3 * count
+        expected = (
+            "The report x has 1,000 groups for 20240101 to 20240103, the most that Amplitude "
+            "gives: others are missing. Group by a property with fewer values, or count fewer "
+            "users."
+        )
+        assert caplog.messages == ([expected] if warned else [])
+
+    @staticmethod
+    def extract(query: dict[str, str], data: dict[str, Any]) -> list[Any]:
+        asked = {"e": event("a"), "m": "uniques", "i": "1", **WHOLE, **query}
+        url = f"https://amplitude.com/api/2/events/segmentation?{urlencode(asked)}"
+        answered = response(json.dumps({"data": data}).encode(), url=url)
+        extractor = SegmentationExtractor(parameters={"report": {"name": "x"}})
+        return list(extractor.extract_records(answered))
+
+
+class TestWeeksAndMonths:
+    def test_given_weeks_when_synced_then_one_more_is_asked_for_on_both_sides(self) -> None:
+        query = {"kind": "segmentation", "events": ["Signed Up"], "interval": "week"}
+        asked = {"e": event("Signed Up"), "m": "uniques", "i": "7", **LIMIT}
+        mondays = ["2023-12-18", "2023-12-25", "2024-01-01"]
+        with HttpMocker() as http:
+            window = {"start": "20231218", "end": "20240103"}
+            segmentation(http, {**asked, **window}, series(mondays, [1, 2, 3]))
+            output = read_stream("report_x", {**reports(x=query), "start_date": "2023-12-25"})
+        assert [(r["date"], r["value"], r["is_complete"]) for r in records(output)] == [
+            ("2023-12-25", 2, True),
+            ("2024-01-01", 3, False),
+        ]
+        assert final_state(output) == {"date": "2024-01-01"}
+
+    MONTHS: ClassVar[dict[str, Any]] = {
+        **{"kind": "segmentation", "events": ["Signed Up"], "interval": "month"},
+        "group_by": ["country"],
+    }
+    BY_MONTH: ClassVar[dict[str, Any]] = {
+        **{"e": event("Signed Up"), "m": "uniques", "i": "30", "g": "country"},
+        **LIMIT,
+    }
+
+    def month(self, http: HttpMocker, first: str, last: str) -> None:
+        window = {"start": first.replace("-", ""), "end": last.replace("-", "")}
+        answered = series([first], [3], seriesLabels=["Germany"])
+        segmentation(http, {**self.BY_MONTH, **window}, answered)
+
+    def test_given_months_when_synced_then_each_is_asked_for_by_itself_and_whole(self) -> None:
+        with HttpMocker() as http:
+            self.month(http, "2023-11-01", "2023-11-30")
+            self.month(http, "2023-12-01", "2023-12-31")
+            self.month(http, "2024-01-01", "2024-01-03")
+            output = read_stream("report_x", {**reports(x=self.MONTHS), "start_date": "2023-11-17"})
+        found = sorted((r["date"], r["is_complete"]) for r in records(output))
+        assert found == [("2023-11-01", True), ("2023-12-01", True), ("2024-01-01", False)]
+        assert final_state(output) == {"date": "2024-01-01"}
+
+    def test_given_a_state_when_synced_then_the_month_of_the_look_back_is_read_again(self) -> None:
+        settings = {**reports(x=self.MONTHS), "start_date": "2023-01-01"}
+        with HttpMocker() as http:
+            self.month(http, "2023-12-01", "2023-12-31")
+            self.month(http, "2024-01-01", "2024-01-03")
+            output = read_stream("report_x", settings, {"date": "2024-01-01"})
+        assert final_state(output) == {"date": "2024-01-01"}
+
+    def test_given_an_end_date_when_synced_then_its_month_is_whole(self) -> None:
+        settings = {**reports(x=self.MONTHS), "start_date": "2023-10-05"}
+        with HttpMocker() as http:
+            self.month(http, "2023-10-01", "2023-10-31")
+            self.month(http, "2023-11-01", "2023-11-30")
+            output = read_stream("report_x", {**settings, "end_date": "2023-11-02"})
+        assert final_state(output) == {"date": "2023-11-01"}
+
+
+STEPS = ["Cart Viewed", "Checkout Started"]
+
+
+def funnel(day: str) -> HttpResponse:
+    xs = {"xValues": [day]}
+    times = {"series": [[0, 1500]], **xs}
+    return answer(
+        [
+            {
+                **{"meta": {"segmentIndex": 0}, "events": STEPS, "groupValue": "iOS"},
+                "dayFunnels": {"series": [[4, 1]], **xs, "isComplete": [False]},
+                **{"dayMedianTransTimes": times, "dayAvgTransTimes": times},
+            }
+        ]
+    )
+
+
+class TestFunnels:
+    def test_given_all_options_when_synced_then_the_query_has_them(self) -> None:
+        segment = '[{"prop": "country", "op": "is", "values": ["Germany"]}]'
+        query = {
+            **{"kind": "funnel", "events": STEPS, "mode": "sequential", "users": "new"},
+            **{"conversion_window_days": 2.0, "group_by": ["platform"], "segment": segment},
+            "filters": [{"property": "gp:plan", "operator": "is not", "values": ["free"]}],
+        }
+        condition = ("user", "gp:plan", "is not", ["free"])
+        names = ("subprop_type", "subprop_key", "subprop_op", "subprop_value")
+        filters = [dict(zip(names, condition, strict=True))]
+        asked = {
+            "e": [json.dumps({"event_type": step, "filters": filters}) for step in STEPS],
+            **{"mode": "sequential", "n": "new", "cs": "172800", "i": "1", "g": "platform"},
+            **{"s": segment, **LIMIT, **TODAY},
+        }
+        settings = {**reports(checkout=query), "start_date": "2024-01-03"}
+        with HttpMocker() as http:
+            get(http, "2/funnels", asked, funnel("2024-01-03"))
+            output = read_stream("report_checkout", settings)
+        assert [(r["date"], r["step"], r["group"], r["users"]) for r in records(output)] == [
+            ("2024-01-03", 1, "iOS", 4),
+            ("2024-01-03", 2, "iOS", 1),
+        ]
+        assert final_state(output) == {"date": "2024-01-03"}
+
+    def test_given_a_state_when_synced_then_the_days_of_the_conversion_window_are_read_again(
+        self,
+    ) -> None:
+        settings = reports(x={"kind": "funnel", "events": STEPS, "group_by": ["platform"]})
+        settings |= {"start_date": "2023-01-01", "dashboard_lookback_days": 1}
+        windows = windows_of("report_x", settings, {"date": "2024-01-03"})
+        # One day of its own, one of the look-back, 30 to convert in.
+        assert windows[0][0] == "2023-12-03"
+        assert windows[-1][1] == "2024-01-03"
+
+
+class TestRetention:
+    def test_given_nothing_else_when_synced_then_new_users_who_are_active_are_followed(
+        self,
+    ) -> None:
+        asked = {"se": event("_new"), "re": event("_active"), "rm": "n-day", "i": "1", **TODAY}
+        cells = [{"count": 5, "outof": 5, "incomplete": False}] * 2
+        cohorts = answer({"series": [{"dates": ["Jan 3"], "values": {"Jan 3": cells}}]})
+        settings = {**reports(kept={"kind": "retention"}), "start_date": "2024-01-03"}
+        with HttpMocker() as http:
+            get(http, "2/retention", asked, cohorts)
+            output = read_stream("report_kept", settings)
+        [record] = records(output)
+        assert record == {
+            **{"cohort_date": "2024-01-03", "day_number": 0, "cohort_size": 5, "users": 5},
+            "is_complete": True,
+        }
+        properties = MANIFEST["schemas"]["report_retention"]["properties"]
+        assert record.keys() | {"project_name"} == properties.keys()
+        assert final_state(output) == {"cohort_date": "2024-01-03"}
+
+    def test_given_brackets_when_synced_then_they_are_numbered_and_followed_to_their_end(
+        self,
+    ) -> None:
+        brackets = "[[0, 1], [1, 90]]"
+        query = {
+            **{"kind": "retention", "mode": "bracket", "brackets": brackets},
+            **{"start_event": "Signed Up", "return_event": '{"event_type": "Song Played"}'},
+        }
+        asked = {
+            **{"se": event("Signed Up"), "re": event("Song Played"), "rm": "bracket"},
+            **{"rb": brackets, "i": "1", **TODAY},
+        }
+        cells = [{"count": n, "outof": 5, "incomplete": False} for n in (5, 4, 3)]
+        cohorts = answer({"series": [{"dates": ["Jan 3"], "values": {"Jan 3": cells}}]})
+        settings = {**reports(kept=query), "start_date": "2024-01-03"}
+        with HttpMocker() as http:
+            get(http, "2/retention", asked, cohorts)
+            output = read_stream("report_kept", settings)
+        assert [(r["day_number"], r["users"]) for r in records(output)] == [(0, 4), (1, 3)]
+        settings |= {"start_date": "2023-01-01", "dashboard_lookback_days": 1}
+        windows = windows_of("report_kept", settings, {"cohort_date": "2024-01-03"})
+        # One day of its own, one of the look-back, 90 of the brackets.
+        assert windows[0][0] == "2023-10-04"
+
+
+class TestSavedCharts:
+    SETTINGS = reports(board={"kind": "chart", "chart_id": "abc123"})
+
+    def test_given_a_chart_when_synced_then_its_cells_are_stored(self) -> None:
+        text = '"\tPlatform","2024-01-01T00:00:00"\r\n"\tiOS","12.5%"\r\n'
+        with HttpMocker() as http:
+            get(http, "3/chart/abc123/csv", {}, answer(text))
+            output = read_stream("report_board", self.SETTINGS, sync_mode=SyncMode.full_refresh)
+        assert records(output) == [
+            {
+                **{"series": "iOS", "labels": {"Platform": "iOS"}, "is_previous": False},
+                **{"date": "2024-01-01T00:00:00", "value": 12.5, "is_percentage": True},
+            }
+        ]
+
+    @pytest.mark.parametrize("status", [400, 404])
+    def test_given_a_chart_that_is_not_there_when_synced_then_report_and_chart_are_named(
+        self, status: int
+    ) -> None:
+        with HttpMocker() as http:
+            details = {"details": "Chart abc123 not found"}
+            get(http, "3/chart/abc123/csv", {}, refusal(status, metadata=details))
+            output = read_stream(
+                "report_board",
+                self.SETTINGS,
+                sync_mode=SyncMode.full_refresh,
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        assert first_error(output) == (
+            f"Amplitude answered HTTP {status} (Chart abc123 not found). This is about the report "
+            "board: mend it in Reports, or remove it there.",
+            FailureType.config_error,
+        )
+
+
+def test_given_an_event_that_is_unknown_when_synced_then_the_report_is_named() -> None:
+    with HttpMocker() as http:
+        message = {"message": "Invalid chart definition", "metadata": {"details": "Invalid event"}}
+        segmentation(http, {**SIGNUPS, **WHOLE}, refusal(400, **message))
+        output = read_stream(
+            "report_signups",
+            reports(signups=BY_COUNTRY),
+            expected=ExpectedOutcome.EXPECT_EXCEPTION,
+        )
+    assert first_error(output) == (
+        "Amplitude answered HTTP 400 (Invalid chart definition: Invalid event). This is about the "
+        "report signups: mend it in Reports, or remove it there.",
+        FailureType.config_error,
+    )
+
+
+TEXTS = [
+    "{{ config['secret_key'] }}",
+    "{% raw %}",
+    "1e3",
+    "True",
+    "['a']",
+    "'quoted'",
+    'a "type" of "op"',
+    "#/definitions/base_stream",
+    "*anchor: [",
+    "ünï\u2028cödé 🎧 ",
+    "%Y",
+    "a\\nb\\",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", ["a {{ config['secret_key'] }}", "1e3", "'a' \"type\" {% if"])
+def test_given_any_text_when_asked_for_then_it_is_taken_as_it_was_typed(text: str) -> None:
+    query = {
+        **{"kind": "segmentation", "events": [text], "group_by": [f"gp:{text}"]},
+        "filters": [{"property": text, "values": TEXTS}],
+    }
+    condition = {"subprop_type": "event", "subprop_key": text, "subprop_op": "is"}
+    filters = [{**condition, "subprop_value": TEXTS}]
+    asked = {
+        "e": json.dumps({"event_type": text, "filters": filters}),
+        **{"m": "uniques", "i": "1", "g": f"gp:{text}", **LIMIT, **TODAY},
+    }
+    with HttpMocker() as http:
+        segmentation(http, asked, series(DAYS[-1:], [1], seriesLabels=[text]))
+        output = read_stream("report_x", {**reports(x=query), "start_date": "2024-01-03"})
+    assert [(r["event"], r["group"]) for r in records(output)] == [(text, text)]
+
+
+def test_when_discovered_then_reports_follow_the_streams_of_all() -> None:
+    settings = reports(
+        b=BY_COUNTRY,
+        a={"kind": "retention"},
+        c={"kind": "chart", "chart_id": "abc123"},
+        d={"kind": "funnel", "events": STEPS},
+    )
+    streams = [s.as_airbyte_stream() for s in SourceAmplitude(config=settings).streams(settings)]
+    assert [
+        (s.name, [key for key, *_ in s.source_defined_primary_key or []], s.default_cursor_field)
+        for s in streams[len(MANIFEST["streams"]) :]
+    ] == [
+        ("report_b", ["date", "event_number", "group"], ["date"]),
+        ("report_d", ["date", "step", "group"], ["date"]),
+        ("report_a", ["cohort_date", "day_number"], ["cohort_date"]),
+        ("report_c", ["series", "is_previous", "date"], None),
+    ]
+    for stream in streams[len(MANIFEST["streams"]) :]:
+        fields = stream.json_schema["properties"].keys()
+        keys = {key for key, *_ in stream.source_defined_primary_key or []}
+        assert keys | {*(stream.default_cursor_field or [])} <= fields
+    # What the manifest makes of reports is no part of a config.
+    assert SourceAmplitude(config=config(reports=[])).streams({})[-1].name != "report_b"
+
+
+def test_given_a_config_without_reports_then_nothing_is_added_to_it() -> None:
+    assert SourceAmplitude(config=config()).configure({}, "") == config()
+
+
+class TestBudget:
+    """A funnel that costs 200 for ten days, when Amplitude grants 980 in 315 seconds."""
+
+    QUERY: ClassVar[dict[str, Any]] = {
+        **{"kind": "funnel", "events": STEPS, "group_by": ["platform"]},
+        "conversion_window_days": 14,
+    }
+
+    def read(self, days: int, *first: int) -> tuple[EntrypointOutput, float, list[str]]:
+        """A sync of so many days up to today, the seconds it takes, and the days asked for."""
+        asked: list[str] = []
+
+        def answered(request: Any, _: Any) -> Any:
+            [start], [end] = (request.qs[name] for name in ("start", "end"))
+            asked.append(f"{start}-{end}")
+            wanted = [d for d in ALL_DAYS if start <= d.replace("-", "") <= end]
+            xs = {"xValues": wanted}
+            times = {**xs, "series": [[0, 1500]] * len(wanted)}
+            return {
+                "data": [
+                    {
+                        **{"events": STEPS, "groupValue": "iOS"},
+                        "dayFunnels": {**xs, "series": [[4, 1]] * len(wanted)},
+                        **{"dayMedianTransTimes": times, "dayAvgTransTimes": times},
+                    }
+                ]
+            }
+
+        start = date(2024, 1, 3) - timedelta(days=days - 1)
+        settings = {**reports(x=self.QUERY), "start_date": f"{start}", "num_workers": 1}
+        began = time.time()
+        with requests_mock.Mocker() as http:
+            refused = [{"status_code": status, "json": {"error": {}}} for status in first]
+            http.get(f"{API}/2/funnels", [*refused, {"json": answered}])
+            output = read_stream("report_x", settings)
+        return output, time.time() - began, asked
+
+    def test_given_no_more_than_the_budget_when_synced_then_nothing_waits(self) -> None:
+        output, seconds, asked = self.read(44)
+        assert len(asked) == 5
+        assert seconds < 1
+        assert len(records(output)) == 88
+
+    def test_given_more_than_the_budget_when_synced_then_it_waits_for_it(self) -> None:
+        _, seconds, asked = self.read(54)
+        assert len(asked) == 6
+        assert 315 <= seconds < 316
+
+    def test_given_a_429_when_synced_then_the_shared_budget_is_empty(self) -> None:
+        _, seconds, asked = self.read(5, 429)
+        assert asked == ["20231230-20240103"]
+        assert 315 <= seconds < 316
+
+    def test_when_synced_then_the_cost_is_logged_once_before_the_first_request(self) -> None:
+        output, _, _ = self.read(44)
+        assert [line for line in logged(output) if "costs" in line] == [
+            "The report x costs 20 for each day, of the 1,000 that Amplitude grants in five "
+            "minutes. It is asked for up to 10 days at once, which cost 200."
+        ]
+
+
+DEAR = {"kind": "funnel", "events": [f"Step {n}" for n in range(11)], "group_by": ["country"]}
+DEAR_COMPLAINT = (
+    "Reports (reports) is not valid: x would cost 220, where one request may cost 200. That is 2 "
+    "days, the fewest that can be asked for, times 5 conditions (one, four for each group-by, and "
+    "those of Users), times 22 for its events. Leave out some of these."
+)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            (
+                {**BY_COUNTRY, "events": ['{"event_type": "a"']},
+                "x: '{\"event_type\": \"a\"' is no JSON (Expecting ',' delimiter: line 1 column 19 "
+                "(char 18))",
+            ),
+            (
+                {**BY_COUNTRY, "events": [' {"event": "a"}']},
+                'x: \' {"event": "a"}\' is no JSON object with an event_type',
+            ),
+            (
+                {**BY_COUNTRY, "events": ['{"event_type": "a", "group_by": [{"value": "b"}]}']},
+                "x: group_by of the event a must be a list such as "
+                '[{"type": "event", "value": "price"}]',
+            ),
+            (
+                {**BY_COUNTRY, "metric": "value_avg"},
+                "x: Count (metric) value_avg takes events in JSON whose group_by is the property "
+                'to be counted, such as {"event_type": "Signed Up", "group_by": [{"type": "event", '
+                '"value": "price"}]}',
+            ),
+            (
+                {**BY_COUNTRY, "segment": '[{"prop": "country"}]'},
+                "x: Users (segment) must be a list of conditions such as "
+                '[{"prop": "country", "op": "is", "values": ["Germany"]}]',
+            ),
+            (
+                {"kind": "retention", "mode": "bracket"},
+                "x: Brackets (brackets) and the mode bracket are needed together or not at all",
+            ),
+            (
+                {"kind": "retention", "brackets": "[[0, 1]]"},
+                "x: Brackets (brackets) and the mode bracket are needed together or not at all",
+            ),
+            *(
+                (
+                    {"kind": "retention", "mode": "bracket", "brackets": brackets},
+                    "x: Brackets (brackets) must be a list of a first and a last day each, up to "
+                    "day 365, such as [[0, 1], [1, 7]]",
+                )
+                for brackets in ("[]", "[0, 1]", "[[1, 0]]", "[[0, 366]]", '[["0", 1]]', "{}")
+            ),
+            (
+                {"kind": "retention", "start_event": OF_GENRE},
+                "x: the events of retention can't have a group_by",
+            ),
+        ],
+    )
+    def test_given_a_query_that_cannot_be_asked_then_report_and_field_are_named(
+        self, query: dict[str, Any], expected: str
+    ) -> None:
+        settings = reports(fine=BY_COUNTRY, x=query)
+        found = complaint(settings, refuse_unusable)
+        assert found == f"Reports (reports) is not valid: {expected}."
+
+    @pytest.mark.parametrize("door", [package, two_files])
+    def test_given_a_report_that_is_too_dear_then_every_door_names_it_and_its_cost(
+        self, door: Callable[[dict[str, Any]], None]
+    ) -> None:
+        assert complaint(reports(fine=BY_COUNTRY, x=DEAR), door) == DEAR_COMPLAINT
+
+    @pytest.mark.parametrize("door", [package, two_files])
+    def test_given_a_name_twice_then_it_is_refused(
+        self, door: Callable[[dict[str, Any]], None]
+    ) -> None:
+        settings = config(reports=[*reports(x=BY_COUNTRY)["reports"]] * 2)
+        expected = "Reports (reports) is not valid: 2 reports have the name x."
+        if door is two_files:  # the CDK is faster
+            expected = (
+                "Dynamic streams list contains a duplicate name: report_x. Please check your "
+                "configuration."
+            )
+        assert complaint(settings, door) == expected
+
+    @pytest.mark.parametrize(
+        ("entry", "expected"),
+        [
+            (5, "entry 1: 5 is not of type 'object'"),
+            ({"query": BY_COUNTRY}, "entry 1: Name (name) is missing"),
+            ({"name": "x"}, "x: Question (query) is missing"),
+            (
+                {"name": "1x", "query": BY_COUNTRY},
+                "1x: Name (name): '1x' is not of the form signups_by_country",
+            ),
+            (
+                {"name": "x", "query": {"kind": "funnels"}},
+                "x: Question (query): kind is 'funnels', not one of segmentation, funnel, "
+                "retention, chart",
+            ),
+            (
+                {"name": "x", "query": {"kind": "funnel", "events": ["a"]}},
+                "x: Question (query): Steps (events): ['a'] is too short",
+            ),
+            (
+                {"name": "x", "query": {**BY_COUNTRY, "events": ["a", "b", "c"]}},
+                "x: Question (query): Events (events): ['a', 'b', 'c'] is too long",
+            ),
+            (
+                {"name": "x", "query": {**BY_COUNTRY, "interval": "hour"}},
+                "x: Question (query): Per (interval): 'hour' is not one of ['day', 'week', "
+                "'month']",
+            ),
+            (
+                {"name": "x", "query": {**BY_COUNTRY, "group_by": ["plan"]}},
+                "x: Question (query): Group by (group_by): entry 1: 'plan' is not of the form "
+                "country, platform, gp:plan",
+            ),
+            (
+                {"name": "x", "query": {**BY_COUNTRY, "filters": [{"property": "a"}]}},
+                "x: Question (query): Only Where (filters): entry 1: Values (values) is missing",
+            ),
+            (
+                {"name": "x", "query": {"kind": "chart", "chart_id": "a/chart/b"}},
+                "x: Question (query): Chart ID (chart_id): 'a/chart/b' is not of the form abc123",
+            ),
+            (
+                {"name": "x", "query": {"kind": "retention", "events": ["a"]}},
+                "x: Question (query): there is no field events, but kind, start_event, "
+                "return_event, mode, brackets",
+            ),
+        ],
+    )
+    def test_given_a_report_of_another_form_then_the_report_and_the_field_are_named(
+        self, entry: Any, expected: str
+    ) -> None:
+        def form(settings: dict[str, Any]) -> None:
+            refuse_invalid(settings, spec())
+
+        found = complaint(config(reports=[entry]), form)
+        assert found == f"Reports (reports) is not valid: {expected}."
+
+    @pytest.mark.parametrize(
+        "malformed", [5, "x", [5], [{}], [{"name": "x", "query": {**BY_COUNTRY, "group_by": 5}}]]
+    )
+    def test_given_what_is_no_list_of_reports_then_other_doors_refuse_it_as_well(
+        self, malformed: Any
+    ) -> None:
+        found = complaint(config(reports=malformed), two_files)
+        assert found.startswith(
+            "Reports (reports) is not valid: a report has another form than it should ("
+        )
+
+    def test_given_a_report_that_is_too_dear_when_checked_then_it_is_named(self) -> None:
+        settings = reports(x=DEAR)
+        source = ConcurrentDeclarativeSource(config=settings, source_config=deepcopy(MANIFEST))
+        status = source.check(logging.getLogger("airbyte"), settings)
+        assert status.status is Status.FAILED
+        assert DEAR_COMPLAINT in str(status.message)
+
+    def test_given_blank_fields_when_made_then_they_count_as_absent(self) -> None:
+        blank = {"segment": "", "metric": None, "group_by": None, "interval": ""}
+        settings = reports(x={**BY_COUNTRY, **blank})
+        source = SourceAmplitude(config=settings)
+        [report] = source.configure({}, "")["reports"]
+        assert report["query"] == {"kind": "segmentation", "events": ["Signed Up"]}
+
+
+@cache
+def spec() -> Mapping[str, Any]:
+    manifest = SourceAmplitude(config=config()).resolved_manifest
+    return manifest["spec"]["connection_specification"]  # type: ignore[no-any-return]
+
+
+def windows_of(name: str, settings: dict[str, Any], state: dict[str, Any]) -> list[tuple[str, str]]:
+    """First and last day of what a sync asks for, from a state on."""
+    catalog = CatalogBuilder().with_stream(name, SyncMode.incremental).build()
+    states = StateBuilder().with_stream_state(name, state).build()
+    source = SourceAmplitude(catalog=catalog, config=settings, state=states)
+    [stream] = [s for s in source.streams(settings) if s.name == name]
+    slices = [partition.to_slice() for partition in stream.generate_partitions()]
+    return sorted((s["start_time"], s["end_time"]) for s in slices if s)
