@@ -80,8 +80,18 @@ def test_no_definition_of_more_than_a_few_lines_stands_twice() -> None:
     assert [text for text, count in subtrees.items() if count > 1] == []
 
 
+# One of each kind
+REPORTS = [
+    {"name": "a", "query": {"kind": "segmentation", "events": ["Signed Up"]}},
+    {"name": "b", "query": {"kind": "funnel", "events": ["Signed Up", "Song Played"]}},
+    {"name": "c", "query": {"kind": "retention"}},
+    {"name": "d", "query": {"kind": "chart", "chart_id": "abc123"}},
+]
+
+
 def retrievers() -> dict[str, Any]:
-    streams: list[Any] = SourceAmplitude(config=config()).streams(config())
+    settings = config(reports=REPORTS)
+    streams: list[Any] = SourceAmplitude(config=settings).streams(settings)
     factories = {s.name: s._stream_partition_generator._partition_factory for s in streams}
     built = {name: factory._retriever for name, factory in factories.items()}
     # That of files has another one inside.
@@ -110,11 +120,14 @@ def test_every_extractor_is_one_that_refuses_empty_records() -> None:
     """The CDK ends a whole sync, in silence, at an empty record, and its extractors yield such."""
     extractors = {type(r.record_selector.extractor).__name__ for r in retrievers().values()}
     assert extractors == {
+        "ChartExtractor",
         "CohortSeriesExtractor",
         "CsvRowsExtractor",
         "DashboardSeriesExtractor",
         "ExportArchiveExtractor",
+        "FunnelExtractor",
         "ListExtractor",
+        "SegmentationExtractor",
         "StagedArchiveExtractor",
     }
 
@@ -132,7 +145,7 @@ def test_every_stream_adds_the_name_of_the_project() -> None:
 def test_the_manifest_loads_without_warnings_of_the_cdk(caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        source = SourceAmplitude(config=config())
+        source = SourceAmplitude(config=config(reports=REPORTS))
         source.streams(config())
     assert [str(w.message) for w in caught if w.category is DeprecationWarning] == []
     assert source.deprecation_warnings() == []
