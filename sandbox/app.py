@@ -19,7 +19,16 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from sandbox.answers import Answer
-from sandbox.endpoints import DASHBOARD, LOOKUP, MISSING_PLANS, Endpoint, Family, find
+from sandbox.endpoints import (
+    DASHBOARD,
+    LOOKUP,
+    MISSING_PLANS,
+    STORAGE,
+    Endpoint,
+    Family,
+    find,
+)
+from sandbox.jobs import STORAGE_HOST, CohortJobs
 from sandbox.params import Params, Query
 from sandbox.project import REPLAY_RETENTION_DAYS, Project, Record, bucket
 from sandbox.reports import CHARTS, Event, Funnel, Retention, Segmentation
@@ -127,6 +136,10 @@ class Sandbox:
         cost_skew: seconds by which those spans are longer: the clock of a server is its own.
         taxonomy_limits: as `cost_limits`, of the taxonomy alone; four requests at once besides.
         deletion_limits: as `cost_limits`, of the requests for deletion jobs; there is no skew.
+        cohort_limits: as `cost_limits`, of the downloads of cohorts; there is no skew.
+        cohort_quota: how many cohorts may be downloaded in a calendar month.
+        cohort_job_seconds: how long it takes to prepare one. Amplitude: 30 to 60 or more.
+        cohort_inline_bytes: the largest file of members that is not led to the storage.
         missing_plans: what the project's plan lacks: keys of `MISSING_PLANS`.
         max_concurrency: requests that may be in progress at once, of all endpoints together.
         port: port of the proxy; 0 picks a free one.
@@ -150,6 +163,10 @@ class Sandbox:
         cost_skew: float = 1.0,
         taxonomy_limits: Sequence[tuple[int, float]] = ((7_200, 3600.0),),
         deletion_limits: Sequence[tuple[int, float]] = ((1, 1.0),),
+        cohort_limits: Sequence[tuple[int, float]] = ((4, 60.0), (60, 600.0)),
+        cohort_quota: int = 500,
+        cohort_job_seconds: float = 0.0,
+        cohort_inline_bytes: int = 4096,
         missing_plans: frozenset[str] = frozenset(),
         max_concurrency: int = 5,
         port: int = 0,
@@ -167,7 +184,10 @@ class Sandbox:
             "dashboard": self.spending,
             "taxonomy": Spending(taxonomy_limits, cost_skew),
             "deletions": Spending(deletion_limits, 0),
+            "cohort jobs": Spending(cohort_limits, 0),
         }
+        self.cohort_jobs = CohortJobs(cohort_quota, cohort_job_seconds, cohort_inline_bytes)
+        self._computed: dict[str, int] = {}
         self.max_concurrency = max_concurrency
         self.peak_concurrency = 0
         self.api_key, self.secret_key = (
@@ -178,7 +198,7 @@ class Sandbox:
         self._requests: list[ReceivedRequest] = []
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        hosts = (STANDARD_HOST, EU_HOST, DATA_HOST, EU_DATA_HOST)
+        hosts = (STANDARD_HOST, EU_HOST, DATA_HOST, EU_DATA_HOST, STORAGE_HOST)
         self._proxy = HttpsProxy(self._serve, hosts, port)
 
     def __enter__(self) -> "Sandbox":
@@ -228,6 +248,17 @@ class Sandbox:
         latest = self.clock() - self.export_delay - _HOUR
         hours = (start + n * _HOUR for n in range((end - start) // _HOUR + 1))
         return [hour for hour in hours if hour <= latest and self.project.event_count(hour)]
+
+    def compute_cohort(self, cohort_id: str, computed_at: int) -> None:
+        """Compute a cohort anew, at an epoch second; its members change with that."""
+        self._computed[cohort_id] = computed_at
+
+    def cohorts(self) -> list[Record]:
+        """As `Project.cohorts`, as of when they were computed last."""
+        return [
+            {**cohort, "lastComputed": self._computed.get(cohort["id"], cohort["lastComputed"])}
+            for cohort in self.project.cohorts()
+        ]
 
     @property
     def today(self) -> date:
@@ -301,7 +332,8 @@ class Sandbox:
             self._requests.append(received)
             self._in_progress.append(received)
             self.peak_concurrency = max(self.peak_concurrency, len(self._in_progress))
-            is_one_too_many = len(self._in_progress) > self.max_concurrency
+            of_amplitude = [r for r in self._in_progress if not self._family(r).is_storage]
+            is_one_too_many = len(of_amplitude) > self.max_concurrency
             if family.at_once:
                 relatives = [r for r in self._in_progress if self._family(r) is family]
                 is_one_too_many |= len(relatives) > family.at_once
@@ -337,6 +369,8 @@ class Sandbox:
                 self._in_progress = [r for r in self._in_progress if r is not received]
 
     def _is_authorized(self, received: ReceivedRequest, authorization: str) -> bool:
+        if received.host == STORAGE_HOST:
+            return True  # it has keys of its own, in the address
         expected = b64encode(f"{self.api_key}:{self.secret_key}".encode()).decode()
         is_home = received.host in (self.host, self.data_host)
         return is_home and authorization == f"Basic {expected}"
@@ -344,7 +378,11 @@ class Sandbox:
     def _endpoint(self, received: ReceivedRequest) -> Endpoint | None:
         endpoint = find(received.path) if received.method == "GET" else None
         is_on_data_host = received.host in (DATA_HOST, EU_DATA_HOST)
-        if endpoint and endpoint.family.on_data_host != is_on_data_host:
+        is_on_storage = received.host == STORAGE_HOST
+        if endpoint and (endpoint.family.on_data_host, endpoint.family.is_storage) != (
+            is_on_data_host,
+            is_on_storage,
+        ):
             return None
         return endpoint
 
@@ -352,6 +390,8 @@ class Sandbox:
         endpoint = self._endpoint(received)
         if endpoint:
             return endpoint.family
+        if received.host == STORAGE_HOST:
+            return STORAGE
         return LOOKUP if received.host in (DATA_HOST, EU_DATA_HOST) else DASHBOARD
 
     def _take_fault(self, received: ReceivedRequest) -> Fault | None:

@@ -16,7 +16,7 @@ from itertools import islice
 from operator import gt, lt, methodcaller
 from typing import TYPE_CHECKING, Any
 
-from sandbox import answers, plan
+from sandbox import answers, jobs, plan
 from sandbox.answers import Answer, as_json, as_text
 from sandbox.params import Params, Query, parse_day
 from sandbox.params import days as days_of
@@ -37,6 +37,7 @@ class Family:
         forbidden: the answer to wrong keys.
         at_once: how many of their requests may be in progress at once, if fewer than of all.
         on_data_host: they are on the host `data-api`.
+        is_storage: they are on the host of a storage, which knows nothing of keys and limits.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Family:
     forbidden: Answer
     at_once: int | None = None
     on_data_host: bool = False
+    is_storage: bool = False
 
 
 EXPORT = Family("", as_text, answers.EXPORT_FORBIDDEN)
@@ -52,6 +54,9 @@ TAXONOMY = Family("taxonomy", answers.taxonomy_error, answers.FORBIDDEN, at_once
 DELETIONS = Family("deletions", answers.envelope, answers.FORBIDDEN)
 REPLAYS = Family("", answers.replay_error, answers.REPLAYS_UNAUTHORIZED)
 LOOKUP = Family("", answers.lookup_error, answers.LOOKUP_FORBIDDEN, on_data_host=True)
+COHORT_JOBS = Family("cohort jobs", answers.envelope, answers.FORBIDDEN)
+COHORT_FILES = Family("", answers.envelope, answers.FORBIDDEN)
+STORAGE = Family("", as_text, answers.FORBIDDEN, is_storage=True)
 
 # What a project gets whose plan lacks something: status and details.
 MISSING_PLANS = {
@@ -90,7 +95,12 @@ def find(path: str) -> Endpoint | None:
     """The endpoint of a path, unquoted."""
     if path.startswith(_LOOKUP_PATH) and path.endswith("/csv"):
         return ENDPOINTS[_LOOKUP_PATH + "<name>/csv"]
-    return ENDPOINTS.get(path)
+    if path in ENDPOINTS:
+        return ENDPOINTS[path]
+    # Those of one job or file, the longer names first.
+    patterns = (name for name in ENDPOINTS if "<id>" in name)
+    found = (p for p in patterns if re.fullmatch(re.escape(p).replace("<id>", "[^/]+"), path))
+    return ENDPOINTS.get(next(found, ""))
 
 
 def _chart(
@@ -198,7 +208,7 @@ def _revenue_ltv(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
 
 
 def _cohorts(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
-    cohorts = sandbox.project.cohorts()
+    cohorts = sandbox.cohorts()
     if request.params.get("includeSyncInfo") != "true":
         cohorts = [{k: v for k, v in c.items() if k != "syncMetadata"} for c in cohorts]
     return as_json({"cohorts": cohorts})
@@ -287,6 +297,13 @@ ENDPOINTS = {
     "/api/3/annotations": _list("annotations"),
     "/api/3/annotation-categories": _list("annotation_categories"),
     "/api/3/cohorts": Endpoint(DASHBOARD, _cohorts, plan="cohorts"),
+    "/api/3/cohorts/usage": Endpoint(DASHBOARD, jobs.usage, lambda _: 0, plan="cohorts"),
+    jobs.REQUEST_PATH + "<id>/file": Endpoint(COHORT_FILES, jobs.file, plan="cohorts"),
+    jobs.REQUEST_PATH + "<id>": Endpoint(
+        COHORT_JOBS, jobs.make, accepts={"props": "[01]", "propKeys": ".+"}, plan="cohorts"
+    ),
+    jobs.STATUS_PATH + "<id>": Endpoint(COHORT_FILES, jobs.status, plan="cohorts"),
+    jobs.STORAGE_PATH + "<id>": Endpoint(STORAGE, jobs.stored, lambda _: 0),
     "/api/2/taxonomy/event": _taxonomy(
         lambda project, request: project.event_types(_shows_deleted(request))
     ),

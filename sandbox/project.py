@@ -1,6 +1,8 @@
 """The synthetic truth: what a project holds, generated on demand for any hour or day."""
 
+import csv
 import gzip
+import io
 import json
 import math
 import random
@@ -73,6 +75,11 @@ _SESSION_BINS = [
 RETENTION_DAYS, LTV_DAYS = 30, 90  # the last day of a cohort that is counted
 REPLAY_RETENTION_DAYS = 90
 _QUERIES = ["jazz für Anfänger", "lo-fi beats ☕", "ночные джазовые записи", "夜の音楽", "top 100"]
+_MEMBER_PROPERTIES: dict[str, list[str | None]] = {
+    "plan": ["free", "pro", "family", None],
+    "favourite genres": ["jazz, fusion", 'the "new" wave', "lo-fi\nbeats ☕"],
+    "user_id": ["crm-1", None],
+}
 _COMMENTS = [None, None, None, "Loved it 😍\nplaying it again", 'He said "encore" \\ and so did we']
 
 
@@ -381,11 +388,13 @@ class Project:
             ("k3m9x1az", "Power listeners", 111, "UNIQUES", [sync]),
             ("p7q2w8rt", "Bought twice 💳", 42, "UNIQUES", []),
             ("z5y4n6bv", "Imported list", 2048, "LIST", [{**sync, "target": "s3"}, sync]),
+            ("a8c2e4g6", "Nobody yet", 0, "UNIQUES", []),
+            ("h1j3l5n7", "Last year's campaign", 17, "UNIQUES", []),
         ]
         return [
             {
                 "appId": self.project_id,
-                "archived": False,
+                "archived": cohort_id == "h1j3l5n7",
                 "definition": {
                     "version": 3,
                     "countGroup": {"name": "User", "is_computed": False},
@@ -414,6 +423,47 @@ class Project:
             }
             for cohort_id, name, size, cohort_type, syncs in rows
         ]
+
+    def cohort_members(
+        self, cohort_id: str, computed_at: int, properties: Iterable[str] | None = ()
+    ) -> Iterator[Record]:
+        """The members of a cohort as computed at an epoch second: `amplitude_id`, `user_id` or
+        None, and `properties`, those asked for or (None) all, as texts.
+
+        Each hour, one of them leaves and another comes.
+        """
+        [size] = [cohort["size"] for cohort in self.cohorts() if cohort["id"] == cohort_id]
+        names = list(_MEMBER_PROPERTIES if properties is None else properties)
+        for n in range(computed_at // 3600 % 1000, computed_at // 3600 % 1000 + size):
+            texts = {name: values[n % len(values)] for name, values in _MEMBER_PROPERTIES.items()}
+            user_id = f"user-{n}@example.com" if n % 5 else None
+            yield {
+                "amplitude_id": 500_000_000_000 + n,
+                "user_id": user_id,
+                "properties": {name: texts.get(name) for name in names},
+            }
+
+    def cohort_csv(
+        self, cohort_id: str, computed_at: int, properties: Iterable[str] | None = ()
+    ) -> Iterator[bytes]:
+        """As `cohort_members`, as the CSV of a download in pieces of some 64 KB.
+
+        Every seventh user id stands in quotes that are not the CSV's, as has been seen.
+        """
+        names = list(_MEMBER_PROPERTIES if properties is None else properties)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["amplitude_id", "user_id", *names])
+        for member in self.cohort_members(cohort_id, computed_at, names):
+            user_id = member["user_id"] or ""
+            if user_id and member["amplitude_id"] % 7 == 0:
+                user_id = f'"{user_id}"'
+            writer.writerow([member["amplitude_id"], user_id, *member["properties"].values()])
+            if text.tell() > 65536:
+                yield text.getvalue().encode()
+                text.seek(0)
+                text.truncate()
+        yield text.getvalue().encode()
 
     def events_list(self) -> list[Record]:
         """The visible event types with the current week's totals.

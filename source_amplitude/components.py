@@ -51,6 +51,10 @@ from airbyte_cdk.sources.declarative.interpolation.macros import (
 )
 from airbyte_cdk.sources.declarative.migrations.state_migration import StateMigration
 from airbyte_cdk.sources.declarative.models.declarative_component_schema import DeclarativeStream
+from airbyte_cdk.sources.declarative.partition_routers import SubstreamPartitionRouter
+from airbyte_cdk.sources.declarative.partition_routers.substream_partition_router import (
+    ParentStreamConfig,
+)
 from airbyte_cdk.sources.declarative.requesters.error_handlers import DefaultErrorHandler
 from airbyte_cdk.sources.declarative.requesters.error_handlers.backoff_strategy import (
     BackoffStrategy,
@@ -85,6 +89,11 @@ _GIVE_WAY_BYTES = 128 * 1024
 _LINE_BYTES = 32 * 1024 * 1024
 _REPORT_SECONDS = 30
 _BREAKS_BEFORE_SPLIT = 2
+_GIVE_WAY_ROWS = 64
+_NAMES_LOGGED = 100
+# Polls that say something else than that a job is under way, or fail, before it counts as lost.
+_STRANGE_POLLS = 5
+_MEMBER_COLUMNS = ("amplitude_id", "user_id")
 # Amplitude is younger. What is older is a typing error that would cost hours of empty requests.
 _FIRST_DAY = datetime(2010, 1, 1, tzinfo=timezone.utc)
 # Some 980 levels can be printed, fewer the deeper the stack is that prints.
@@ -105,6 +114,10 @@ _LOGGER = logging.getLogger("airbyte")
 _SPOOLED_ADVICE = (
     "Archives are held there while they are read. Make room, or point the environment variable "
     "TMPDIR to a folder with more; fewer Hours per Export Request make smaller archives."
+)
+_MEMBERS_ADVICE = (
+    "It is held there while it is read. Make room, or point the environment variable TMPDIR to a "
+    "folder with more."
 )
 _STAGED_ADVICE = (
     "Archives stay there until the destination has taken them. Make room; the next sync goes on "
@@ -639,6 +652,120 @@ class EventFilter:
 
 
 @dataclass
+class GrowingBackoffStrategy(BackoffStrategy):
+    """Attempts in, seconds out: ``first_seconds``, then twice as many each time up to
+    ``max_seconds``. The built-in exponential strategy knows no bound."""
+
+    first_seconds: int
+    max_seconds: int
+
+    def backoff_time(
+        self,
+        response_or_exception: requests.Response | requests.RequestException | None,
+        attempt_count: int,
+    ) -> float | None:
+        return float(min(self.max_seconds, self.first_seconds * 2 ** (attempt_count - 1)))
+
+
+@dataclass
+class CohortJobErrorHandler(AmplitudeErrorHandler):
+    """The status of a job counts as an answer only when the job is done.
+
+    In: ``{"request_id", "cohort_id", "async_status"}``, where the status is ``JOB INPROGRESS`` or
+    ``JOB COMPLETED``; no other is documented, not even one for failure. Out: a resolution to ask
+    again while it is in progress. The built-in poller asks again without a pause, and begins a job
+    that failed anew.
+
+    Raises ``AirbyteTracedException`` when a job's status was another, or no answer, for
+    the fifth time.
+    """
+
+    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        super().__post_init__(parameters)
+        # By the address, which is one job's.
+        self._strange: MutableMapping[str | None, int] = {}
+
+    def interpret_response(
+        self, response_or_exception: requests.Response | Exception | None
+    ) -> ErrorResolution:
+        response, status = response_or_exception, None
+        try:
+            resolution = super().interpret_response(response)
+            if isinstance(response, requests.Response) and response.ok:
+                answer = _parse(response.content)
+                status = answer.get("async_status") if isinstance(answer, dict) else None
+                said = f"Amplitude says {json.dumps(status)[:80]} of the job."
+                resolution = ErrorResolution(
+                    ResponseAction.RETRY, FailureType.transient_error, filter_secrets(said)
+                )
+        except DefaultBackoffException as error:
+            resolution = ErrorResolution(
+                ResponseAction.RETRY, FailureType.transient_error, str(error)
+            )
+        if status == "JOB COMPLETED":
+            return SUCCESS_RESOLUTION
+        # The CDK's own line calls every pause one for a limit of rate.
+        _LOGGER.info(f"{resolution.error_message} It is asked again after a pause.")
+        if status == "JOB INPROGRESS":
+            return resolution
+        if isinstance(response, requests.Response | requests.RequestException):
+            job = response.request.url if response.request else None
+            count = self._strange[job] = self._strange.get(job, 0) + 1
+            if count == _STRANGE_POLLS:
+                raise failure(resolution.error_message or "", FailureType.transient_error)
+        return resolution
+
+
+@dataclass
+class CohortFileErrorHandler(AmplitudeErrorHandler):
+    """A CSV of members counts as a success only when all of it has arrived.
+
+    In: a response with an unread body, of Amplitude or of the storage to which it redirects. Out:
+    the same response with ``raw`` replaced by a temporary file that holds the body and begins with
+    headings. The CDK never retries a streamed body that breaks off.
+
+    Raises ``DefaultBackoffException``, which has the CDK ask Amplitude's own link again, for a body
+    that breaks off or is something else, and for all that the storage refuses: Amplitude leads to
+    an address there that is valid for a minute, and gives a fresh one each time. That address, a
+    secret for as long, is in no message.
+    """
+
+    def interpret_response(
+        self, response_or_exception: requests.Response | Exception | None
+    ) -> ErrorResolution:
+        answer = response_or_exception
+        if isinstance(answer, requests.RequestException):
+            resolution = super().interpret_response(answer)
+            message = re.sub(r"\?[^\s)]+", "?...", resolution.error_message or "")
+            return ErrorResolution(
+                resolution.response_action, resolution.failure_type, error_message=message
+            )
+        if not isinstance(answer, requests.Response) or not (answer.ok or answer.history):
+            return super().interpret_response(answer)
+        cause: Exception = ValueError("no answer")
+        found = f"is HTTP {answer.status_code}"
+        try:
+            if answer.ok:
+                answer.raw = _spool_members(answer)
+                headings = answer.raw.readline(_CHUNK_BYTES).decode("utf-8-sig", "replace")
+                answer.raw.seek(0)
+                if {*_MEMBER_COLUMNS} <= {*headings.strip().replace('"', "").split(",")}:
+                    return SUCCESS_RESOLUTION
+                answer.raw.close()
+                media_type = answer.headers.get("Content-Type", "of no type")
+                found += f", {media_type}, no CSV with amplitude_id and user_id"
+        except requests.RequestException as error:
+            cause, found = error, f"broke off ({type(error).__name__})"
+        answer.close()
+        message = (
+            f"The answer of {urlsplit(answer.url).hostname}, from where a cohort's members were to "
+            f"be downloaded, {found}. Try again later; if it stays, look for a firewall or a proxy "
+            "between this machine and that host."
+        )
+        raise DefaultBackoffException(answer.request, cause, message, FailureType.transient_error)
+
+
+@dataclass
 class ExportArchiveExtractor(RecordExtractor):
     """Zip of gzips of JSON lines in (as ``ExportErrorHandler`` leaves it), one record per line out.
 
@@ -762,7 +889,7 @@ class StagedArchiveExtractor(RecordExtractor):
             members = sum(1 for member in archive.infolist() if member.file_size)
             size = spooled.seek(0, io.SEEK_END)
             if members:
-                with _storing(folder, _STAGED_ADVICE):
+                with _storing("An export archive", folder, _STAGED_ADVICE):
                     _hand_over(spooled, folder / path)
         _LOGGER.info(
             f"Export of {window}: {members} files, {size:,} bytes zipped, "
@@ -1068,28 +1195,218 @@ class CsvRowsExtractor(RecordExtractor):
     """
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
-        path, number = urlsplit(response.url).path, 0
+        path = urlsplit(response.url).path
+        rows = _csv_rows(_text_lines(response), path)
+        header = next(rows)
+        if len(set(header)) != len(header):
+            raise failure(f"Two columns of {path} have the same heading.")
+        for number, row in enumerate(rows, start=1):
+            yield {"row_number": number, "row": dict(zip(header, row, strict=True))}
+
+
+@dataclass
+class CohortMembersExtractor(RecordExtractor):
+    """A CSV of members (as ``CohortMembersRequester`` leaves it) in, one record per row out.
+
+    In: the columns ``amplitude_id`` and ``user_id``, and one for each property. Out:
+    ``{"amplitude_id": 1, "user_id": "a", "properties": {column: text or None}}``, without
+    ``properties`` where there are no more columns. A property may bear the name of either column.
+    The built-in decoder would make columns of properties, and guess what a text means.
+    """
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        spooled: Any = response.raw
+        with spooled:
+            for number, member in enumerate(_members(spooled, urlsplit(response.url).path)):
+                yield member
+                if not number % _GIVE_WAY_ROWS:
+                    time.sleep(0)  # as ExportArchiveExtractor
+
+
+@dataclass
+class CohortMember(RecordTransformation):
+    """A member in; out, the same with ``cohort_id`` and ``computed_at`` of its slice.
+
+    The built-in AddFields would evaluate two templates for each of some million members.
+    """
+
+    def transform(
+        self,
+        record: dict[str, Any],
+        config: Mapping[str, Any] | None = None,
+        stream_state: Mapping[str, Any] | None = None,
+        stream_slice: StreamSlice | None = None,
+    ) -> None:
+        if stream_slice:
+            record["cohort_id"] = stream_slice.partition["cohort_id"]
+            record["computed_at"] = stream_slice.extra_fields["computed_at"]
+
+
+@dataclass(kw_only=True)
+class CohortMembersRequester(HttpRequester):
+    """A cohort in; its members out, as a spooled CSV that has been read through once.
+
+    It has a job made (``creation_requester``: ``/:cohort_id``), asks until it is done
+    (``status_requester``: ``/:request_id``), and downloads (``/:request_id/file``). What has to be
+    asked again, and when to give up, is said by their error handlers; a job that fails is not made
+    anew, since each takes one of the project's downloads of the month. The built-in retriever for
+    such jobs makes up to three, and doesn't ask again for a file that broke off.
+
+    A test read of the Builder is given the members of one cohort only, the first.
+
+    Raises ``AirbyteTracedException`` naming the cohort.
+    """
+
+    creation_requester: HttpRequester
+    status_requester: HttpRequester
+
+    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        super().__post_init__(parameters)
+        self._first = threading.Lock()
+
+    def send_request(self, *_: Any, **options: Any) -> requests.Response | None:
+        cohort: StreamSlice = options["stream_slice"]
+        cohort_id, size = cohort.partition["cohort_id"], cohort.extra_fields["size"]
+        # The factory makes one for test reads only. The lock is never given back.
+        if options.get("log_formatter") and not self._first.acquire(blocking=False):
+            _LOGGER.info(f"Cohort {cohort_id}: a test read downloads one cohort, not this one.")
+            return None
         try:
-            rows = csv.reader(_text_lines(response), strict=True)
-            header = next(rows, [])
-            if not header or header[0].lstrip().startswith(("<", '{"', "{}", "[{", "[]")):
-                raise failure(f"The answer to {path} is no CSV with headings.")
-            if len(set(header)) != len(header):
-                raise failure(f"Two columns of {path} have the same heading.")
-            for number, row in enumerate(filter(None, rows), start=1):
-                if len(row) != len(header):
-                    found = f"{len(row)} cells under {len(header)} headings"
-                    raise failure(f"Row {number} of {path} has {found}.")
-                yield {"row_number": number, "row": dict(zip(header, row, strict=True))}
-        except (csv.Error, UnicodeDecodeError) as error:
-            message = f"What follows row {number} of {path} can't be read: {error}."
-            raise failure(message) from None
-        except OSError as error:
+            job = self._job(cohort_id)
+            self.status_requester.send_request(path=job)
+            response = super().send_request(path=f"{job}/file")
+            if response is None:
+                return None
+            spooled: Any = response.raw
+            count = sum(1 for _ in _members(spooled, f"the file of job {job}"))
+        except AirbyteTracedException as error:
             raise failure(
-                f"The connection broke after row {number} of {path} ({type(error).__name__}). Run "
-                "it again.",
-                FailureType.transient_error,
+                f"The members of cohort {cohort_id} could not be read. {error.internal_message} "
+                "What the destination has of this cohort stays as it is, and the next sync tries "
+                "again, which takes another of the month's downloads. To go without it, name the "
+                "others under Cohorts (cohort_ids).",
+                error.failure_type or FailureType.system_error,
             ) from error
+        ends = "" if count else " Nothing is stored of it, and the next sync asks again."
+        _LOGGER.info(
+            f"Cohort {cohort_id}, computed at {cohort.extra_fields['computed_at']}: {count:,} "
+            f"members, where its size is given as {size}; {spooled.tell():,} bytes.{ends}"
+        )
+        spooled.seek(0)
+        return response
+
+    def _job(self, cohort_id: str) -> str:
+        """The path of a new job, which takes one of the downloads of the month."""
+        keys = self.config.get("cohort_member_properties") or []
+        created = self.creation_requester.send_request(
+            path=quote(cohort_id, safe=""),
+            request_params={"props": "1", "propKeys": keys} if keys else {"props": "0"},
+        )
+        if created is None:
+            raise failure(f"Amplitude did not answer to the request for cohort {cohort_id}.")
+        with _reading(created) as answer:
+            request_id = answer.get("request_id") if isinstance(answer, dict) else None
+            if not request_id or not isinstance(request_id, str | int):
+                raise _UnreadableError(f"request_id is {_kind(request_id)}")
+        return quote(str(request_id), safe="")
+
+
+@dataclass
+class CohortDownloadsRouter(SubstreamPartitionRouter):
+    """All cohorts in; out, a slice for each whose members are to be downloaded, in that order.
+
+    The first parent lists the cohorts, the second says how many downloads of this month are left,
+    as ``{"rest_download": {"limit": 500, "usage": 12, "resets_at": "..."}}``, or is not there. The
+    built-in router takes all that a parent lists, and knows neither states nor other parents'
+    records.
+
+    ``saved`` has a pair for each cohort that was downloaded before, its id and when the members
+    of then were computed; ``CohortDownloads`` fills it in. ``per_sync`` is the number of downloads
+    of one sync, ``share_left`` the share of a month's that others are left.
+    Out: ``{"cohort_id": "a"}`` with ``computed_at`` and ``size`` as extra fields.
+
+    Raises ``AirbyteTracedException`` for a time of computation that can't be read.
+    """
+
+    per_sync: str
+    share_left: str
+    saved: list[tuple[str, str]] = field(default_factory=list)
+
+    def stream_slices(self) -> Iterable[StreamSlice]:
+        cohorts, usage = self.parent_stream_configs
+        due = self._due(_records_of(cohorts))
+        if not due:
+            return
+        count, reason = self._allowed(usage)
+        if waiting := [cohort.partition["cohort_id"] for cohort in due[count:]]:
+            more = len(waiting) - _NAMES_LOGGED
+            _LOGGER.warning(
+                f"{len(waiting)} of {len(due)} cohorts to be downloaded wait for the next sync, "
+                f"where they come first, since {reason}: {', '.join(waiting[:_NAMES_LOGGED])}"
+                f"{f' and {more} more' if more > 0 else ''}."
+            )
+        yield from due[:count]
+
+    def _due(self, cohorts: Iterable[Mapping[str, Any]]) -> list[StreamSlice]:
+        """A slice for each cohort that has moved, the longest not downloaded first."""
+        saved, due = dict(self.saved), []
+        by_id = {str(cohort["id"]): cohort for cohort in cohorts}
+        wanted = dict.fromkeys(str(each).strip() for each in self.config.get("cohort_ids") or by_id)
+        if unknown := [each for each in wanted if each not in by_id]:
+            named = ", ".join(unknown[:_NAMES_LOGGED])
+            _LOGGER.warning(f"Cohorts (cohort_ids) names what Amplitude does not list: {named}.")
+        counts = dict.fromkeys(("archived", "empty", "never computed", "unchanged"), 0)
+        for cohort_id, cohort in ((each, by_id[each]) for each in wanted if each in by_id):
+            computed_at = _computed_at(cohort_id, cohort.get("lastComputed"))
+            if cohort.get("archived"):
+                counts["archived"] += 1
+            elif cohort.get("size") == 0:
+                counts["empty"] += 1
+            elif not computed_at:
+                counts["never computed"] += 1
+            elif computed_at <= saved.get(cohort_id, ""):
+                counts["unchanged"] += 1
+            else:
+                extra = {"computed_at": computed_at, "size": cohort.get("size")}
+                partition = {"cohort_id": cohort_id, "parent_slice": {}}
+                due.append(StreamSlice(partition=partition, cursor_slice={}, extra_fields=extra))
+        _LOGGER.info(
+            f"{len(by_id)} cohorts, {len(wanted) - len(unknown)} of them wanted: "
+            f"{', '.join(f'{count} {kind}' for kind, count in counts.items())}, "
+            f"{len(due)} to be downloaded."
+        )
+        return sorted(due, key=lambda cohort: saved.get(cohort.partition["cohort_id"], ""))
+
+    def _allowed(self, usage: ParentStreamConfig) -> tuple[int, str]:
+        """How many downloads this sync may take, and what bounds it."""
+        per_sync, share = (
+            InterpolatedString.create(template, parameters={}).eval(self.config)
+            for template in (self.per_sync, self.share_left)
+        )
+        by_field = per_sync, f"Cohort Downloads per Sync is {per_sync}"
+        try:
+            answers = _records_of(usage)
+        except AirbyteTracedException as error:
+            answers = []
+            _LOGGER.warning(error.internal_message)
+        limit, used, text = _usage(answers)
+        if limit is None or used is None:
+            _LOGGER.warning(
+                f"How many cohort downloads of this month are left is not known ({text}). This "
+                f"sync takes at most {per_sync}."
+            )
+            return by_field
+        left, kept = max(0, limit - used), math.ceil(limit * share)
+        _LOGGER.info(
+            f"Cohort downloads of this month, by all clients of the project: {left} of {limit} "
+            f"left, {kept} of which are not touched ({text})."
+        )
+        if per_sync <= left - kept:
+            return by_field
+        reason = f"{left} of {limit} downloads of this month are left"
+        if kept:
+            reason += f", and Use the Whole Quota is off, which keeps {kept} for others"
+        return max(0, left - kept), reason
 
 
 @dataclass
@@ -1244,6 +1561,24 @@ class SavedState(StateMigration):
             f"The saved state of the stream {self.declarative_stream.name} can't be read: "
             f"{reason}. Clear the stream's data in Airbyte, or mend its state."
         )
+
+
+@dataclass
+class CohortDownloads(SavedState):
+    """As ``SavedState``; what is saved is shown to the stream's ``CohortDownloadsRouter``, too.
+
+    The CDK migrates a stream's state before it makes the router, which it tells nothing of it.
+    """
+
+    def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
+        migrated = super().migrate(stream_state)
+        retriever: Any = self.declarative_stream.retriever
+        retriever.partition_router.saved = [
+            (each["partition"].get("cohort_id"), done["most_recent_cursor_value"])
+            for each in migrated["states"]
+            for done in each["cursor"].get("slices", [])
+        ]
+        return migrated
 
 
 def keep_secret(text: str) -> None:
@@ -1499,18 +1834,11 @@ def _spool_archive(response: requests.Response, is_staged: bool) -> IO[bytes]:
     when the body is something else or damaged, ``AirbyteTracedException`` when the disk refuses.
     """
     folder = _staging_folder() if is_staged else Path(tempfile.gettempdir())
-    with _storing(folder, _STAGED_ADVICE if is_staged else _SPOOLED_ADVICE):
+    with _storing("An export archive", folder, _STAGED_ADVICE if is_staged else _SPOOLED_ADVICE):
         # The extractor closes it.
         spooled = _nameable_file(folder) if is_staged else tempfile.TemporaryFile()  # noqa: SIM115
         try:
-            reported = time.monotonic()
-            for chunk in response.iter_content(_CHUNK_BYTES):
-                spooled.write(chunk)
-                if time.monotonic() - reported > _REPORT_SECONDS:
-                    reported = time.monotonic()
-                    _LOGGER.info(
-                        f"Export of {_window(response)}: {spooled.tell():,} bytes received so far."
-                    )
+            _spool(response, spooled, f"Export of {_window(response)}")
             is_to_be_unpacked = is_staged or _is_one_hour(_window(response))
             _check_archive(spooled, is_to_be_unpacked, only_beginnings=is_staged)
         except BaseException:
@@ -1519,8 +1847,34 @@ def _spool_archive(response: requests.Response, is_staged: bool) -> IO[bytes]:
     return spooled
 
 
+def _spool_members(response: requests.Response) -> IO[bytes]:
+    """The body in a file that vanishes with the process, read from its beginning.
+
+    Raises ``requests.RequestException`` when the connection breaks off, ``AirbyteTracedException``
+    when the disk refuses.
+    """
+    with _storing("A cohort's CSV", Path(tempfile.gettempdir()), _MEMBERS_ADVICE):
+        spooled = tempfile.TemporaryFile()  # noqa: SIM115 (the extractor closes it)
+        try:
+            _spool(response, spooled, "Members of a cohort")
+            spooled.seek(0)
+        except BaseException:
+            spooled.close()
+            raise
+    return spooled
+
+
+def _spool(response: requests.Response, spooled: IO[bytes], name: str) -> None:
+    reported = time.monotonic()
+    for chunk in response.iter_content(_CHUNK_BYTES):
+        spooled.write(chunk)
+        if time.monotonic() - reported > _REPORT_SECONDS:
+            reported = time.monotonic()
+            _LOGGER.info(f"{name}: {spooled.tell():,} bytes received so far.")
+
+
 @contextmanager
-def _storing(folder: Path, advice: str) -> Iterator[None]:
+def _storing(kind: str, folder: Path, advice: str) -> Iterator[None]:
     """What the disk refuses becomes a message that names ``folder``."""
     try:
         yield
@@ -1528,7 +1882,7 @@ def _storing(folder: Path, advice: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise failure(
-            f"An export archive could not be stored in {folder}: {error.strerror}. {advice}"
+            f"{kind} could not be stored in {folder}: {error.strerror}. {advice}"
         ) from error
 
 
@@ -1656,6 +2010,99 @@ def _text_lines(response: requests.Response) -> Iterator[str]:
         *lines, rest = f"{rest}{text}".split("\n")
         yield from (f"{line}\n" for line in lines)
     yield rest
+
+
+def _csv_rows(lines: Iterable[str], name: str) -> Iterator[list[str]]:
+    """The headings of a CSV, then its rows, blank lines left out; ``name`` stands in messages.
+
+    Raises ``AirbyteTracedException`` naming the row for one that does not fit the headings, and for
+    a connection that breaks off.
+    """
+    number = 0
+    try:
+        rows = csv.reader(lines, strict=True)
+        header = next(rows, [])
+        if not header or header[0].lstrip().startswith(("<", '{"', "{}", "[{", "[]")):
+            raise failure(f"The answer to {name} is no CSV with headings.")
+        yield header
+        for number, row in enumerate(filter(None, rows), start=1):
+            if len(row) != len(header):
+                found = f"{len(row)} cells under {len(header)} headings"
+                raise failure(f"Row {number} of {name} has {found}.")
+            yield row
+    except (csv.Error, UnicodeDecodeError) as error:
+        message = f"What follows row {number} of {name} can't be read: {error}."
+        raise failure(message) from None
+    except OSError as error:
+        raise failure(
+            f"The connection broke after row {number} of {name} ({type(error).__name__}). Run "
+            "it again.",
+            FailureType.transient_error,
+        ) from error
+
+
+def _members(spooled: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
+    """The members in a CSV as records, see ``CohortMembersExtractor``; the file stays open.
+
+    Raises ``AirbyteTracedException`` naming the row, never quoting it, for one that is none.
+    """
+    text = io.TextIOWrapper(spooled, "utf-8-sig", newline="")
+    try:
+        rows = _csv_rows(text, name)
+        header = next(rows)
+        fixed = [header.index(column) for column in _MEMBER_COLUMNS]
+        properties = {n: heading for n, heading in enumerate(header) if n not in fixed}
+        if len(set(properties.values())) != len(properties):
+            raise failure(f"Two properties of {name} have the same heading.")
+        for number, row in enumerate(rows, start=1):
+            # User ids have been seen in quotes that are not the CSV's.
+            amplitude_id, user_id = (_unquoted(row[n]) for n in fixed)
+            if not (amplitude_id.isascii() and amplitude_id.isdigit()):
+                raise failure(f"Row {number} of {name} has no amplitude_id that is a number.")
+            member: dict[str, Any] = {"amplitude_id": int(amplitude_id), "user_id": user_id or None}
+            if properties:
+                member["properties"] = {p: row[n] or None for n, p in properties.items()}
+            yield member
+    finally:
+        text.detach()
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1] if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
+
+
+def _records_of(parent: ParentStreamConfig) -> list[Mapping[str, Any]]:
+    partitions = parent.stream.generate_partitions()
+    return [record.data for partition in partitions for record in partition.read()]
+
+
+def _computed_at(cohort_id: str, seconds: Any) -> str | None:
+    """When a cohort was computed, from epoch seconds; None when it never was."""
+    if not seconds:
+        return None
+    try:
+        return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+    except (OSError, OverflowError, TypeError, ValueError):
+        raise failure(
+            f"When cohort {cohort_id} was computed can't be read: lastComputed is "
+            f"{json.dumps(seconds)[:40]}, where seconds since 1970 should be. No cohort was "
+            "downloaded. Report it to Amplitude's support."
+        ) from None
+
+
+def _usage(answers: Sequence[Any]) -> tuple[int | None, int | None, str]:
+    """Limit and use of the month's downloads, and what was said of them.
+
+    Nobody documents how: third parties have it in ``rest_download``, as ``limit`` and ``usage``, or
+    on its own, as ``limit`` and ``count``.
+    """
+    for answer in answers:
+        found = answer.get("rest_download", answer) if isinstance(answer, dict) else None
+        if isinstance(found, dict):
+            limit, used = found.get("limit"), found.get("usage", found.get("count"))
+            if type(limit) is int and type(used) is int:
+                return limit, used, f"resets_at: {found.get('resets_at', 'unknown')}"
+    return None, None, f"Amplitude said {json.dumps(answers)[:200]}"
 
 
 def _request(

@@ -1,0 +1,1054 @@
+"""The members of cohorts: which are downloaded, how, and what is left of the project's quota.
+
+Requests are matched exactly, and states asserted literally; it is noon of 2024-01-03 in UTC.
+"""
+
+import copy
+import io
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from errno import ENOSPC
+from http.client import IncompleteRead
+from itertools import pairwise
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import requests
+import requests_mock
+from airbyte_cdk.manifest_server.command_processor.processor import ManifestCommandProcessor
+from airbyte_cdk.manifest_server.command_processor.utils import build_catalog, build_source
+from airbyte_cdk.models import FailureType
+from airbyte_cdk.test.entrypoint_wrapper import EntrypointOutput
+from airbyte_cdk.test.mock_http import HttpMocker, HttpRequest, HttpResponse
+from airbyte_cdk.test.models.outcome import ExpectedOutcome
+from airbyte_cdk.utils.traced_exception import AirbyteTracedException
+
+from source_amplitude.components import CohortFileErrorHandler, CohortMembersExtractor
+from unit_tests.helpers import (
+    AUTHORIZATION,
+    config,
+    final_state,
+    first_error,
+    logged,
+    partition_states,
+    read_stream,
+    records,
+    refusal,
+)
+from unit_tests.test_manifest import MANIFEST
+
+HOST = "https://amplitude.com"
+STORAGE = "https://exports.s3.us-west-2.amazonaws.com/exports/a.csv"
+FILE = f"{HOST}/api/5/cohorts/request/r-a/file"
+SIGNED = f"{STORAGE}?X-Amz-Signature=abcdef0123"
+LED: dict[str, Any] = {"status_code": 302, "headers": {"Location": SIGNED}}
+# In epoch seconds, and as they are delivered.
+T1, AT_T1 = 1704103200, "2024-01-01T10:00:00Z"
+T2, AT_T2 = 1704193200, "2024-01-02T11:00:00Z"
+T3, AT_T3 = 1704276000, "2024-01-03T10:00:00Z"
+NEVER = "1970-01-01T00:00:00Z"
+ONE = "amplitude_id,user_id\n1,a\n"
+NO_PROPERTIES = {"props": "0"}
+PENDING = HttpResponse('{"async_status":"JOB INPROGRESS","cohort_id":"a"}', 202)
+DONE = HttpResponse('{"async_status":"JOB COMPLETED"}')
+FAILED = HttpResponse('{"async_status":"JOB FAILED"}')
+UNKNOWN_USAGE = HttpResponse("Not Found", 404)
+
+pytestmark = pytest.mark.usefixtures("standing_clock")
+
+
+def cohort(cohort_id: str, computed: object = T2, size: object = 1, **more: Any) -> dict[str, Any]:
+    return {"id": cohort_id, "size": size, "lastComputed": computed, "archived": False, **more}
+
+
+def csv(body: str | bytes, **headers: str) -> HttpResponse:
+    encoded = body.encode() if isinstance(body, str) else body
+    return HttpResponse(encoded, 200, {"Content-Type": "text/csv", **headers})
+
+
+def created(cohort_id: str) -> HttpResponse:
+    made = {"request_id": f"r-{cohort_id}", "cohort_id": cohort_id}
+    return HttpResponse(json.dumps(made), 202)
+
+
+def usage(used: int, limit: int = 500) -> HttpResponse:
+    counts = {"limit": limit, "usage": used, "resets_at": "2024-02-01T00:00:00Z"}
+    return HttpResponse(json.dumps({"rest_download": counts}))
+
+
+def get(http: HttpMocker, path: str, params: Mapping[str, Any], *answers: HttpResponse) -> None:
+    """An answer for each time that this very request is made."""
+    http.get(HttpRequest(HOST + path, params, AUTHORIZATION), list(answers))
+
+
+def lists(
+    http: HttpMocker, *cohorts: Mapping[str, Any], used: HttpResponse | None = UNKNOWN_USAGE
+) -> None:
+    listed = HttpResponse(json.dumps({"cohorts": cohorts}))
+    get(http, "/api/3/cohorts", {"includeSyncInfo": "true"}, listed)
+    if used:
+        get(http, "/api/3/cohorts/usage", {}, used)
+
+
+def downloads(
+    http: HttpMocker,
+    cohort_id: str,
+    *files: HttpResponse,
+    params: Mapping[str, Any] = NO_PROPERTIES,
+    statuses: Sequence[HttpResponse] = (DONE,),
+    creations: Sequence[HttpResponse] | None = None,
+) -> None:
+    """What Amplitude answers to one download of a cohort."""
+    creations = creations or [created(cohort_id)]
+    get(http, f"/api/5/cohorts/request/{cohort_id}", params, *creations)
+    if statuses:
+        get(http, f"/api/5/cohorts/request-status/r-{cohort_id}", {}, *statuses)
+    if files:
+        get(http, f"/api/5/cohorts/request/r-{cohort_id}/file", {}, *files)
+
+
+def state_of(**computed: str) -> dict[str, Any]:
+    """A state as this version writes it: when the members of each cohort were computed."""
+    states = [
+        {
+            "partition": {"cohort_id": cohort_id, "parent_slice": {}},
+            "cursor": {"computed_at": computed_at},
+        }
+        for cohort_id, computed_at in computed.items()
+    ]
+    return {"use_global_cursor": False, "states": states, "lookback_window": 0, "parent_state": {}}
+
+
+def read(state: Mapping[str, Any] | None = None, **settings: Any) -> EntrypointOutput:
+    return read_stream("cohort_members", config(**settings), state)
+
+
+def failed(state: Mapping[str, Any] | None = None, **settings: Any) -> EntrypointOutput:
+    return read_stream(
+        "cohort_members", config(**settings), state, expected=ExpectedOutcome.EXPECT_EXCEPTION
+    )
+
+
+def saved(output: EntrypointOutput) -> dict[str, str]:
+    states = partition_states(output)
+    assert all(partition["parent_slice"] == {} for partition, _ in states)
+    return {partition["cohort_id"]: cursor["computed_at"] for partition, cursor in states}
+
+
+def said(output: EntrypointOutput, part: str) -> list[str]:
+    return [message for message in logged(output) if part in message]
+
+
+class FakeAmplitude:
+    """Answers all jobs of all cohorts, and knows what was asked for when.
+
+    ``statuses`` are those of each job, the last of them for ever.
+    """
+
+    def __init__(self, *cohorts: Mapping[str, Any], statuses: Sequence[HttpResponse] = (DONE,)):
+        self.requests: list[tuple[float, str]] = []
+        self.hosts: set[str] = set()
+        self.cohorts = cohorts
+        self._asked: Counter[str] = Counter()
+        self._statuses = statuses
+
+    def get(self, url: str, *answers: dict[str, Any]) -> Any:
+        """Answer one address otherwise, the last of the answers for ever."""
+        return self._http.get(url, list(answers))
+
+    def __enter__(self) -> "FakeAmplitude":
+        self._http = requests_mock.Mocker()
+        self._http.__enter__()
+        self._http.get(requests_mock.ANY, text=self._answer)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._http.__exit__(*exception)
+
+    def times(self, part: str) -> list[float]:
+        return [at for at, path in self.requests if part in path]
+
+    def made(self) -> list[str]:
+        """The cohorts whose jobs were made, in order."""
+        paths = [path.split("/") for _, path in self.requests]
+        return [parts[-1] for parts in paths if parts[-2] == "request"]
+
+    def _answer(self, request: Any, context: Any) -> str:
+        path = urlsplit(request.url).path
+        self.hosts.add(request.hostname)
+        self.requests.append((time.time(), path))
+        *_, kind, last = path.split("/")
+        if kind == "request-status":
+            asked, self._asked[last] = self._asked[last], self._asked[last] + 1
+            answer = self._statuses[min(asked, len(self._statuses) - 1)]
+            context.status_code = answer.status_code
+            return str(answer.body)
+        if kind == "request":
+            context.status_code = 202
+            return str(created(last).body)
+        if last == "cohorts":
+            return json.dumps({"cohorts": self.cohorts})
+        context.status_code = 404 if last == "usage" else 200
+        return "" if last == "usage" else ONE
+
+
+def spooled(body: bytes) -> requests.Response:
+    """A body as the extractor is given it."""
+    answer = requests.Response()
+    answer.status_code, answer.url, answer.raw = 200, FILE, io.BytesIO(body)
+    answer.request = requests.Request("GET", FILE).prepare()
+    CohortFileErrorHandler(config={}, parameters={}).interpret_response(answer)
+    return answer
+
+
+class CutBody(io.BytesIO):
+    """A body whose connection ends before its end."""
+
+    def read(self, *size: Any) -> bytes:
+        if part := super().read(*size):
+            return part
+        raise IncompleteRead(b"")
+
+
+class TestWhichAreDownloaded:
+    def test_given_a_cohort_when_read_then_its_members_bear_its_id_and_when_it_was_computed(
+        self,
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a", T2, 2))
+            downloads(http, "a", csv("amplitude_id,user_id\n550106004607,007\n2,\n"))
+            output = read()
+        assert records(output) == [
+            {
+                "cohort_id": "a",
+                "amplitude_id": 550106004607,
+                "user_id": "007",
+                "computed_at": AT_T2,
+            },
+            {"cohort_id": "a", "amplitude_id": 2, "computed_at": AT_T2},
+        ]
+        assert final_state(output) == {
+            **state_of(a=AT_T2),
+            "state": {"computed_at": AT_T2},
+            "lookback_window": 1,
+        }
+        assert said(output, "Cohort a") == [
+            f"Cohort a, computed at {AT_T2}: 2 members, where its size is given as 2; 41 bytes."
+        ]
+
+    def test_given_a_state_when_read_then_only_what_was_computed_since_is_downloaded(self) -> None:
+        state = state_of(gone=AT_T1, moved=AT_T1, same=AT_T2, back=AT_T3)
+        with HttpMocker() as http:
+            lists(http, cohort("same", T2), cohort("moved", T2), cohort("back", T2))
+            downloads(http, "moved", csv(ONE))
+            output = read(state)
+        assert [record["cohort_id"] for record in records(output)] == ["moved"]
+        assert saved(output) == {"gone": AT_T1, "moved": AT_T2, "same": AT_T2, "back": AT_T3}
+        assert said(output, "3 cohorts") == [
+            "3 cohorts, 3 of them wanted: 0 archived, 0 empty, 0 never computed, 2 unchanged, 1 to "
+            "be downloaded."
+        ]
+
+    def test_given_nothing_new_when_read_then_the_quota_is_not_asked_and_the_state_stays(
+        self,
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a", T2), used=None)
+            output = read(state_of(a=AT_T2))
+        assert records(output) == []
+        assert saved(output) == {"a": AT_T2}
+
+    def test_given_archived_empty_or_uncomputed_cohorts_when_read_then_they_are_skipped(
+        self,
+    ) -> None:
+        skipped = [
+            cohort("archived", archived=True),
+            cohort("empty", size=0),
+            cohort("null", None),
+            cohort("zero", 0),
+        ]
+        with HttpMocker() as http:
+            lists(http, *skipped, used=None)
+            output = read()
+        assert records(output) == []
+        assert said(output, "cohorts") == [
+            "4 cohorts, 4 of them wanted: 1 archived, 1 empty, 2 never computed, 0 unchanged, 0 to "
+            "be downloaded."
+        ]
+
+    def test_given_a_size_that_is_unknown_when_read_then_the_cohort_is_downloaded(self) -> None:
+        with HttpMocker() as http:
+            lists(http, {"id": "a", "lastComputed": T2}, cohort("b", size=None))
+            for cohort_id in "ab":
+                downloads(http, cohort_id, csv(ONE))
+            output = read()
+        assert sorted(record["cohort_id"] for record in records(output)) == ["a", "b"]
+
+    @pytest.mark.parametrize("cohort_ids", [None, []])
+    def test_given_no_cohorts_in_the_config_when_read_then_all_are_downloaded(
+        self, cohort_ids: list[str] | None
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"), cohort("b"))
+            for cohort_id in "ab":
+                downloads(http, cohort_id, csv(ONE))
+            output = read(cohort_ids=cohort_ids)
+        assert len(records(output)) == 2
+
+    def test_given_cohorts_in_the_config_when_read_then_others_are_not_downloaded(self) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"), cohort("b"), cohort("c"))
+            for cohort_id in "ac":
+                downloads(http, cohort_id, csv(ONE))
+            output = read(cohort_ids=["c", " a ", "typo", "c"])
+        assert sorted(record["cohort_id"] for record in records(output)) == ["a", "c"]
+        assert said(output, "cohort_ids") == [
+            "Cohorts (cohort_ids) names what Amplitude does not list: typo."
+        ]
+
+    def test_given_ids_of_any_characters_when_read_then_they_are_asked_for_and_kept(self) -> None:
+        ids = ["007", "1e10", "a/b?c#d", "id:5", "ä 50%", "{{ 1 }}", "type"]
+        with FakeAmplitude(*map(cohort, ids)) as amplitude:
+            output = read(num_workers=1)
+        assert [record["cohort_id"] for record in records(output)] == ids
+        assert saved(output) == dict.fromkeys(ids, AT_T2)
+        # Addresses are shown in lower case here.
+        assert [unquote(made) for made in amplitude.made()] == [each.lower() for each in ids]
+
+    @pytest.mark.parametrize("computed", ["yesterday", T2 * 1000, [1]])
+    def test_given_a_time_that_is_none_when_read_then_it_fails_and_nothing_is_downloaded(
+        self, computed: object
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"), cohort("b", computed), used=None)
+            output = failed()
+        message, failure_type = first_error(output)
+        assert message.startswith(
+            f"When cohort b was computed can't be read: lastComputed is {json.dumps(computed)}, "
+        )
+        assert failure_type is FailureType.system_error
+
+    def test_given_a_cohort_without_an_id_when_read_then_it_fails_and_nothing_is_downloaded(
+        self,
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"), {"size": 1}, used=None)
+            output = failed()
+        assert "element 2 has no id" in first_error(output)[0]
+
+    def test_given_the_eu_when_read_then_its_host_is_asked(self) -> None:
+        with FakeAmplitude(cohort("a")) as amplitude:
+            output = read(data_region="EU Residency Server")
+        assert len(records(output)) == 1
+        assert amplitude.hosts == {"analytics.eu.amplitude.com"}
+
+
+class TestState:
+    def test_given_a_state_for_all_cohorts_beside_theirs_when_read_then_it_counts_for_none(
+        self,
+    ) -> None:
+        state = {**state_of(a=AT_T1), "state": {"computed_at": AT_T3}}
+        with HttpMocker() as http:
+            lists(http, cohort("a", T2), cohort("new", T1))
+            for cohort_id in ("a", "new"):
+                downloads(http, cohort_id, csv(ONE))
+            output = read(state)
+        assert saved(output) == {"a": AT_T2, "new": AT_T1}
+
+    def test_given_the_state_of_a_sync_when_read_then_nothing_is_downloaded_again(self) -> None:
+        with FakeAmplitude(cohort("a", T1), cohort("b", T2)) as amplitude:
+            first = read()
+            second = read(final_state(first))
+        assert sorted(amplitude.made()) == ["a", "b"]
+        assert saved(second) == {"a": AT_T1, "b": AT_T2}
+
+    def test_given_a_state_from_the_future_when_read_then_it_is_set_back_and_named(self) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a", T2), used=None)
+            output = read(state_of(a="2042-01-01T00:00:00Z"))
+        assert saved(output) == {"a": "2024-01-04T12:00:00Z"}
+        assert len(said(output, "lies in the future (2042-01-01T00:00:00Z)")) == 1
+
+    @pytest.mark.parametrize(
+        "state",
+        [
+            {"states": [{"partition": {"cohort_id": "a"}, "cursor": {"computed_at": "monday"}}]},
+            {"states": [{"cursor": {"computed_at": AT_T1}}]},
+            {"computed_at": AT_T1},
+        ],
+    )
+    def test_given_a_state_that_cannot_be_read_when_read_then_it_is_named(
+        self, state: dict[str, Any]
+    ) -> None:
+        output = failed(state)
+        message, failure_type = first_error(output)
+        assert message.startswith("The saved state of the stream cohort_members can't be read: ")
+        assert failure_type is FailureType.config_error
+
+
+class TestQuota:
+    def test_given_more_than_a_sync_may_take_when_read_then_those_not_downloaded_come_first_next(
+        self,
+    ) -> None:
+        state = state_of(b=AT_T2, c=AT_T1)
+        cohorts = [cohort("b", T3), cohort("c", T3), cohort("d", T1), cohort("e", T1)]
+        with FakeAmplitude(*cohorts) as amplitude:
+            first = read(state, cohort_downloads_per_sync=3, num_workers=1)
+            assert amplitude.made() == ["d", "e", "c"]
+            moved = [{**each, "lastComputed": T3 + 60} for each in cohorts]
+            amplitude.cohorts = (*moved, cohort("f", T1))
+            second = read(final_state(first), cohort_downloads_per_sync=3, num_workers=1)
+        assert said(first, "wait for the next sync") == [
+            "1 of 4 cohorts to be downloaded wait for the next sync, where they come first, since "
+            "Cohort Downloads per Sync is 3: b."
+        ]
+        assert saved(first)["b"] == AT_T2
+        assert amplitude.made()[3:] == ["f", "d", "e"]
+        assert said(second, "wait for the next sync")[0].endswith("is 3: b, c.")
+
+    def test_given_no_limit_in_the_config_when_read_then_ten_are_downloaded(self) -> None:
+        with FakeAmplitude(*(cohort(f"c{n}") for n in range(12))) as amplitude:
+            output = read(num_workers=1)
+        assert amplitude.made() == [f"c{n}" for n in range(10)]
+        assert said(output, "wait for")[0].endswith("Cohort Downloads per Sync is 10: c10, c11.")
+
+    def test_given_very_many_when_read_then_a_hundred_are_named_and_the_others_counted(
+        self,
+    ) -> None:
+        with FakeAmplitude(*(cohort(f"c{n}") for n in range(105))):
+            output = read(cohort_downloads_per_sync=1)
+        [line] = said(output, "wait for")
+        assert line.startswith("104 of 105 cohorts to be downloaded wait")
+        assert line.endswith(", c99, c100 and 4 more.")
+
+    @pytest.mark.parametrize(
+        ("used", "whole", "count"),
+        [
+            (397, False, 3),
+            (398, False, 2),
+            (400, False, 0),
+            (512, False, 0),
+            (400, True, 3),
+            (498, True, 2),
+            (500, True, 0),
+        ],
+    )
+    def test_given_what_is_left_of_the_month_when_read_then_its_last_fifth_is_not_touched(
+        self, used: int, whole: bool, count: int
+    ) -> None:
+        cohorts = [cohort(cohort_id) for cohort_id in "abcd"]
+        with HttpMocker() as http:
+            lists(http, *cohorts, used=usage(used))
+            for each in cohorts[:count]:
+                downloads(http, each["id"], csv(ONE))
+            output = read(cohort_downloads_per_sync=3, use_whole_cohort_quota=whole)
+        assert len(records(output)) == count
+        left, kept = max(0, 500 - used), 0 if whole else 100
+        assert said(output, "Cohort downloads of this month") == [
+            "Cohort downloads of this month, by all clients of the project: "
+            f"{left} of 500 left, {kept} of which are not touched (resets_at: "
+            "2024-02-01T00:00:00Z)."
+        ]
+        [line] = said(output, "wait for")
+        names = ", ".join("abcd"[count:])
+        reason = f"since {left} of 500 downloads of this month are left"
+        if not whole:
+            reason += ", and Use the Whole Quota is off, which keeps 100 for others"
+        if count == 3:
+            reason = "since Cohort Downloads per Sync is 3"
+        assert line.endswith(f"{reason}: {names}.")
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            '{"rest_download":{"limit":10,"usage":7}}',
+            '{"limit":10,"count":7}',
+            '{"limit":10,"usage":7,"other":{}}',
+        ],
+    )
+    def test_given_another_form_of_what_is_left_when_read_then_it_counts(self, body: str) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"), cohort("b"), used=HttpResponse(body))
+            downloads(http, "a", csv(ONE))
+            output = read()
+        assert len(said(output, "3 of 10 left, 2 of which are not touched (resets_at: unk")) == 1
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "{}",
+            "[7]",
+            '"7"',
+            '{"rest_download":7}',
+            '{"rest_download":{"limit":"500","usage":1}}',
+            '{"rest_download":{"limit":500,"usage":null}}',
+        ],
+    )
+    def test_given_an_unknown_form_of_what_is_left_when_read_then_the_log_says_so_and_it_goes_on(
+        self, body: str
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"), cohort("b"), used=HttpResponse(body))
+            downloads(http, "a", csv(ONE))
+            output = read(cohort_downloads_per_sync=1)
+        assert len(records(output)) == 1
+        [line] = said(output, "How many cohort downloads of this month are left is not known")
+        assert line.endswith("This sync takes at most 1.")
+
+    @pytest.mark.parametrize("status", [403, 404])
+    def test_given_nobody_who_knows_what_is_left_when_read_then_it_goes_on(
+        self, status: int
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"), used=HttpResponse("", status))
+            downloads(http, "a", csv(ONE))
+            output = read()
+        assert len(records(output)) == 1
+        assert len(said(output, "are left is not known")) == 1
+
+    def test_given_a_failure_to_say_what_is_left_when_read_then_it_is_asked_again_and_goes_on(
+        self,
+    ) -> None:
+        down = HttpResponse("Down", 500)
+        with HttpMocker() as http:
+            lists(http, cohort("a"), used=None)
+            get(http, "/api/3/cohorts/usage", {}, down, down, down)
+            downloads(http, "a", csv(ONE))
+            output = read()
+        assert len(records(output)) == 1
+        assert len(said(output, "attempts. Exception: Amplitude answered HTTP 500 (Down).")) == 1
+        assert len(said(output, "are left is not known")) == 1
+
+
+class TestJob:
+    def test_given_a_job_that_takes_its_time_when_asked_then_the_pauses_grow_up_to_a_minute(
+        self,
+    ) -> None:
+        with FakeAmplitude(cohort("a"), statuses=[PENDING] * 7 + [DONE]) as amplitude:
+            output = read()
+        times = amplitude.times("request-status")
+        pauses = [round(after - before) for before, after in pairwise(times)]
+        # The CDK adds a second.
+        assert pauses == [6, 11, 21, 41, 61, 61, 61]
+        assert len(records(output)) == 1
+        assert amplitude.made() == ["a"]
+        assert len(said(output, 'Amplitude says "JOB INPROGRESS" of the job.')) == 7
+
+    def test_given_a_job_that_is_never_done_when_asked_for_an_hour_then_it_fails_and_others_go_on(
+        self,
+    ) -> None:
+        with FakeAmplitude(cohort("a"), statuses=[PENDING]) as amplitude:
+            output = failed()
+        times = amplitude.times("request-status")
+        assert 3600 <= times[-1] - times[0] <= 3700
+        assert amplitude.made() == ["a"]
+        message, failure_type = first_error(output)
+        assert message.startswith("The members of cohort a could not be read. Exhausted")
+        assert 'Amplitude says "JOB INPROGRESS" of the job.' in message
+        assert failure_type is FailureType.transient_error
+        assert saved(output) == {"a": NEVER}
+
+    @pytest.mark.parametrize(
+        ("answer", "found"),
+        [
+            (FAILED, 'Amplitude says "JOB FAILED" of the job.'),
+            (HttpResponse('{"request_id":"r-a"}', 202), "Amplitude says null of the job."),
+            (HttpResponse("[]"), "Amplitude says null of the job."),
+            (HttpResponse("Down", 503), "Amplitude answered HTTP 503 (Down)."),
+            (HttpResponse("Slow down", 429), "Amplitude answered HTTP 429 (Slow down)."),
+            (HttpResponse("<html>"), "Amplitude answered HTTP 200 (<html>), which is no answer. "),
+        ],
+    )
+    def test_given_a_status_that_is_none_when_asked_five_times_then_it_fails_and_others_go_on(
+        self, answer: HttpResponse, found: str
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"), cohort("b"), cohort("c"))
+            downloads(http, "a", statuses=[PENDING, *[answer] * 5])
+            for cohort_id in "bc":
+                downloads(http, cohort_id, csv(ONE))
+            output = failed(state_of(a=AT_T1))
+        message, failure_type = first_error(output)
+        assert message.startswith(f"The members of cohort a could not be read. {found}")
+        assert message.endswith("To go without it, name the others under Cohorts (cohort_ids).")
+        assert failure_type is FailureType.transient_error
+        assert sorted(record["cohort_id"] for record in records(output)) == ["b", "c"]
+        assert saved(output) == {"a": AT_T1, "b": AT_T2, "c": AT_T2}
+
+    def test_given_a_status_that_is_none_for_a_while_when_asked_then_the_job_is_not_made_again(
+        self,
+    ) -> None:
+        strange = [FAILED, HttpResponse("", 500), HttpResponse("", 429), HttpResponse("<html>")]
+        with HttpMocker() as http:
+            lists(http, cohort("a"))
+            downloads(http, "a", csv(ONE), statuses=[*strange, PENDING, PENDING, DONE])
+            output = read()
+        assert len(records(output)) == 1
+
+    def test_given_a_job_that_failed_when_read_again_then_it_is_made_once_more(self) -> None:
+        with FakeAmplitude(cohort("a"), statuses=[FAILED] * 5 + [DONE]) as amplitude:
+            first = failed()
+            second = read(final_state(first))
+        assert amplitude.made() == ["a", "a"]
+        assert saved(first) == {"a": NEVER}
+        assert saved(second) == {"a": AT_T2}
+
+    def test_given_many_cohorts_when_read_then_at_most_four_jobs_a_minute_are_made(self) -> None:
+        with FakeAmplitude(*(cohort(f"c{n}") for n in range(70))) as amplitude:
+            output = read(cohort_downloads_per_sync=70, num_workers=1)
+        made = [at for at, path in amplitude.requests if path.split("/")[-2] == "request"]
+        assert len(made) == len(records(output)) == 70
+        for limit, seconds in ((4, 60), (60, 600)):
+            assert all(later - at > seconds for at, later in zip(made, made[limit:], strict=False))
+        assert made[-1] - made[0] < 70 / 4 * 76
+
+    @pytest.mark.parametrize("passing", [HttpResponse("", 429), HttpResponse("", 503)])
+    def test_given_a_passing_refusal_when_a_job_is_made_then_it_is_asked_for_again(
+        self, passing: HttpResponse
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"))
+            downloads(http, "a", csv(ONE), creations=[passing, created("a")])
+            output = read()
+        assert len(records(output)) == 1
+
+    def test_given_a_refusal_that_stays_when_a_job_is_made_then_what_amplitude_said_is_shown(
+        self,
+    ) -> None:
+        refused = refusal(429, metadata={"details": "Exceeded the limit"})
+        with HttpMocker() as http:
+            lists(http, cohort("a"))
+            downloads(http, "a", creations=[refused] * 4, statuses=())
+            output = failed()
+        message, failure_type = first_error(output)
+        assert message.startswith("The members of cohort a could not be read. ")
+        assert "Amplitude answered HTTP 429 (Exceeded the limit)." in message
+        assert failure_type is FailureType.transient_error
+
+    @pytest.mark.parametrize(
+        "refused",
+        [
+            refusal(429, metadata={"details": "Exceeded 500 requests per Month"}),
+            HttpResponse('{"error":"Monthly quota exceeded"}', 429),
+            HttpResponse('{"message":"Monthly quota exceeded"}', 429),
+        ],
+    )
+    def test_given_a_month_that_is_used_up_when_a_job_is_made_then_it_is_not_asked_for_again(
+        self, refused: HttpResponse
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"))
+            downloads(http, "a", creations=[refused], statuses=())
+            output = failed()
+        message, failure_type = first_error(output)
+        assert "The project's cohort downloads of this month seem to be used up" in message
+        assert failure_type is FailureType.transient_error
+
+    @pytest.mark.parametrize(
+        ("body", "found"),
+        [
+            ("{}", "null"),
+            ("[]", "null"),
+            ('{"request_id":""}', "an empty text"),
+            ('{"request_id":{"id":1}}', "an object"),
+        ],
+    )
+    def test_given_no_id_of_the_job_when_it_is_made_then_it_fails_and_others_go_on(
+        self, body: str, found: str
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"), cohort("b"))
+            downloads(http, "a", creations=[HttpResponse(body, 202)], statuses=())
+            downloads(http, "b", csv(ONE))
+            output = failed()
+        assert first_error(output)[0].startswith(
+            "The members of cohort a could not be read. Amplitude's answer to "
+            f"/api/5/cohorts/request/a can't be read without guessing: request_id is {found}."
+        )
+        assert [record["cohort_id"] for record in records(output)] == ["b"]
+
+    def test_given_a_cohort_that_is_refused_when_a_job_is_made_then_it_is_named_and_others_go_on(
+        self,
+    ) -> None:
+        refused = refusal(400, message="Cohort has more than 2000000 users")
+        with HttpMocker() as http:
+            lists(http, cohort("a"), cohort("b"))
+            downloads(http, "a", creations=[refused], statuses=())
+            downloads(http, "b", csv(ONE))
+            output = failed()
+        assert first_error(output)[0].startswith(
+            "The members of cohort a could not be read. Amplitude answered HTTP 400 (Cohort has "
+            "more than 2000000 users)."
+        )
+        assert [record["cohort_id"] for record in records(output)] == ["b"]
+
+
+class TestRefusals:
+    PLAN = refusal(403, metadata={"details": "Not part of this plan"})
+    KEYS = refusal(403, metadata={"details": "Invalid API/Secret Key combination"})
+
+    @pytest.mark.parametrize(
+        ("step", "refused", "advice"),
+        [
+            ("list", PLAN, "deselect the streams cohorts and cohort_members."),
+            ("list", KEYS, "The API Key and the Secret Key were refused on the Standard Server."),
+            ("creation", PLAN, "deselect the streams cohorts and cohort_members."),
+            ("creation", HttpResponse("Pay", 402), "deselect the streams cohorts and cohort_mem"),
+            ("creation", KEYS, "The API Key and the Secret Key were refused on the Standard Ser"),
+            ("creation", HttpResponse("Forbidden", 403), "The API Key and the Secret Key were re"),
+            ("status", KEYS, "The API Key and the Secret Key were refused on the Standard Server."),
+            ("file", KEYS, "The API Key and the Secret Key were refused on the Standard Server."),
+        ],
+    )
+    def test_given_a_refusal_at_any_step_when_read_then_plan_or_keys_are_named(
+        self, step: str, refused: HttpResponse, advice: str
+    ) -> None:
+        with HttpMocker() as http:
+            if step == "list":
+                get(http, "/api/3/cohorts", {"includeSyncInfo": "true"}, refused)
+            else:
+                lists(http, cohort("a"))
+                downloads(
+                    http,
+                    "a",
+                    *([refused] if step == "file" else []),
+                    creations=[refused] if step == "creation" else None,
+                    statuses={"creation": [], "status": [refused], "file": [DONE]}[step],
+                )
+            output = failed()
+        message, failure_type = first_error(output)
+        assert advice in message
+        assert failure_type is FailureType.config_error
+
+
+class TestFile:
+    def test_given_properties_in_the_config_when_read_then_they_are_asked_for_and_are_texts(
+        self,
+    ) -> None:
+        keys = ["plan", "my key & more", "user_id", "gp:x"]
+        body = (
+            "amplitude_id,user_id,plan,my key & more,user_id,amplitude_id\r\n"
+            '1,a,007,"jazz, ""new""\nwave",crm-1,\r\n'
+            "2,,,1e3,,9\r\n"
+        )
+        with HttpMocker() as http:
+            lists(http, cohort("a"))
+            downloads(http, "a", csv(body), params={"props": "1", "propKeys": keys})
+            output = read(cohort_member_properties=keys)
+        assert [
+            (r["amplitude_id"], r.get("user_id"), r["properties"]) for r in records(output)
+        ] == [
+            (
+                1,
+                "a",
+                {
+                    "plan": "007",
+                    "my key & more": 'jazz, "new"\nwave',
+                    "user_id": "crm-1",
+                    "amplitude_id": None,
+                },
+            ),
+            (
+                2,
+                None,
+                {"plan": None, "my key & more": "1e3", "user_id": None, "amplitude_id": "9"},
+            ),
+        ]
+
+    @pytest.mark.parametrize("keys", [None, []])
+    def test_given_no_properties_in_the_config_when_read_then_none_are_asked_for(
+        self, keys: list[str] | None
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"))
+            downloads(http, "a", csv(ONE), params={"props": "0"})
+            output = read(cohort_member_properties=keys)
+        assert "properties" not in records(output)[0]
+
+    def test_given_columns_nobody_asked_for_when_read_then_they_are_not_lost(self) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"))
+            downloads(http, "a", csv("plan,user_id,amplitude_id\npro,u,1\n"))
+            output = read()
+        [record] = records(output)
+        assert record["properties"] == {"plan": "pro"}
+        assert (record["amplitude_id"], record["user_id"]) == (1, "u")
+
+    def test_given_user_ids_of_any_form_when_read_then_one_pair_of_stray_quotes_is_taken_off(
+        self,
+    ) -> None:
+        cells = {
+            "u": "u",
+            "": None,
+            '"""u"""': "u",
+            '""""""': None,
+            '"""""u"""""': '"u"',
+            '"""u"': '"u',
+            '""""': '"',
+            "'u'": "'u'",
+            '"u, v"': "u, v",
+            '"two\nlines"': "two\nlines",
+            " u ": " u ",
+            "None": "None",
+            "1e10": "1e10",
+            "ü😀": "ü😀",
+        }
+        rows = "".join(f"{n},{cell}\n" for n, cell in enumerate(cells))
+        with HttpMocker() as http:
+            lists(http, cohort("a"))
+            downloads(http, "a", csv(f"amplitude_id,user_id\n{rows}"))
+            output = read()
+        assert [record.get("user_id") for record in records(output)] == list(cells.values())
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "amplitude_id,user_id\r\n1,a\r\n2,b",
+            "\ufeffamplitude_id,user_id\n1,a\n\n2,b\n\n",
+            '"amplitude_id","user_id"\n"1","a"\n"""2""","b"\n',
+        ],
+        ids=["crlf", "byte-order-mark and blank lines", "quotes"],
+    )
+    def test_given_a_csv_in_any_dress_when_extracted_then_its_members_are_the_same(
+        self, body: str
+    ) -> None:
+        members = list(CohortMembersExtractor().extract_records(spooled(body.encode())))
+        assert members == [
+            {"amplitude_id": 1, "user_id": "a"},
+            {"amplitude_id": 2, "user_id": "b"},
+        ]
+
+    @pytest.mark.parametrize(
+        ("body", "found"),
+        [
+            (b"1,a\n2\n", "Row 2 of {file} has 1 cells under 2 headings."),
+            (b"1,a,b\n", "Row 1 of {file} has 3 cells under 2 headings."),
+            (b",a\n", "Row 1 of {file} has no amplitude_id that is a number."),
+            (b"1_0,a\n", "Row 1 of {file} has no amplitude_id that is a number."),
+            (b"1.0,a\n", "Row 1 of {file} has no amplitude_id that is a number."),
+            ("\u0661,a\n".encode(), "Row 1 of {file} has no amplitude_id that is a number."),
+            (b'1,a\n2,"b\n', "What follows row 1 of {file} can't be read: unexpected end of data."),
+            (b'1,a\n2,"b"c\n', "What follows row 1 of {file} can't be read: ',' expected after"),
+            (b"1,\xff\n", "What follows row 0 of {file} can't be read: 'utf-8' codec can't decode"),
+            (
+                b"1," + b"x" * 200_000,
+                "What follows row 0 of {file} can't be read: field larger than",
+            ),
+        ],
+    )
+    def test_given_a_row_that_is_no_member_when_extracted_then_it_fails_and_names_the_row(
+        self, body: bytes, found: str
+    ) -> None:
+        answer = spooled(b"amplitude_id,user_id\n" + body)
+        with pytest.raises(AirbyteTracedException) as failure:
+            list(CohortMembersExtractor().extract_records(answer))
+        assert failure.value.message
+        assert failure.value.message.startswith(found.format(file=urlsplit(FILE).path))
+        assert failure.value.failure_type is FailureType.system_error
+
+    def test_given_two_properties_of_a_name_when_extracted_then_it_fails(self) -> None:
+        answer = spooled(b"amplitude_id,user_id,x,x\n1,a,b,c\n")
+        with pytest.raises(AirbyteTracedException, match="Two properties of /api/5/"):
+            list(CohortMembersExtractor().extract_records(answer))
+
+    def test_given_a_row_that_is_no_member_when_read_then_nothing_of_the_cohort_is_passed_on(
+        self,
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"), cohort("b"))
+            downloads(http, "a", csv("amplitude_id,user_id\n1,a\nsecret,b\n"))
+            downloads(http, "b", csv(ONE))
+            output = failed()
+        message, failure_type = first_error(output)
+        assert message.startswith(
+            "The members of cohort a could not be read. Row 2 of the file of job r-a has no "
+            "amplitude_id that is a number. What the destination has of this cohort stays"
+        )
+        assert failure_type is FailureType.system_error
+        assert not said(output, "secret")
+        assert [record["cohort_id"] for record in records(output)] == ["b"]
+        assert saved(output) == {"a": NEVER, "b": AT_T2}
+
+    def test_given_no_rows_when_read_then_the_log_says_so_and_the_state_stays(self) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a", size=5))
+            downloads(http, "a", csv("amplitude_id,user_id\n"))
+            output = read(state_of(a=AT_T1))
+        assert records(output) == []
+        assert saved(output) == {"a": AT_T1}
+        assert said(output, "0 members") == [
+            f"Cohort a, computed at {AT_T2}: 0 members, where its size is given as 5; 21 bytes. "
+            "Nothing is stored of it, and the next sync asks again."
+        ]
+
+    def test_given_a_file_that_is_none_when_read_then_it_is_asked_for_again_without_a_new_job(
+        self,
+    ) -> None:
+        broken = [
+            csv(""),
+            csv("<html>Please wait</html>"),
+            csv("user,id\n1,a\n"),
+            HttpResponse('{"error":"Busy"}', 200, {"Content-Type": "application/json"}),
+            HttpResponse("", 503),
+            HttpResponse("", 429),
+        ]
+        with HttpMocker() as http:
+            lists(http, cohort("a"), cohort("b"))
+            downloads(http, "a", *broken[:3], csv(ONE))
+            downloads(http, "b", *broken[3:], csv(ONE))
+            output = read()
+        assert [record["amplitude_id"] for record in records(output)] == [1, 1]
+
+    @pytest.mark.parametrize("part", [b"", b"amplitude", b"amplitude_id,user_id\n1,a\n2,"])
+    def test_given_a_file_that_is_cut_when_read_then_it_is_asked_for_again_without_a_new_job(
+        self, part: bytes
+    ) -> None:
+        whole = io.BytesIO(b"amplitude_id,user_id\n1,a\n2,b\n")
+        with FakeAmplitude(cohort("a")) as amplitude:
+            amplitude.get(FILE, *({"body": body} for body in (CutBody(part), CutBody(part), whole)))
+            output = read()
+        assert [record["amplitude_id"] for record in records(output)] == [1, 2]
+        assert amplitude.made() == ["a"]
+
+    def test_given_a_file_that_is_always_cut_when_read_then_it_fails_after_six_times(self) -> None:
+        with FakeAmplitude(cohort("a")) as amplitude:
+            cut = amplitude.get(FILE, *({"body": CutBody(ONE.encode())} for _ in range(7)))
+            output = failed()
+        assert cut.call_count == 6
+        assert amplitude.made() == ["a"]
+        message, failure_type = first_error(output)
+        assert "The answer of amplitude.com, from where a cohort's members were to be" in message
+        assert "broke off (ChunkedEncodingError)" in message
+        assert failure_type is FailureType.transient_error
+        assert records(output) == []
+        assert saved(output) == {"a": NEVER}
+
+    def test_given_no_room_when_read_then_the_folder_is_named(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse() -> None:
+            raise OSError(ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+        with HttpMocker() as http:
+            lists(http, cohort("a"))
+            downloads(http, "a", csv(ONE))
+            output = failed()
+        folder = tempfile.gettempdir()
+        assert (
+            f"A cohort's CSV could not be stored in {folder}: No space left on device. It is held "
+            "there while it is read. Make room, or point the environment variable TMPDIR to a "
+            "folder with more." in first_error(output)[0]
+        )
+
+    def test_given_a_long_file_when_extracted_then_it_lies_on_disk_and_is_read_row_by_row(
+        self,
+    ) -> None:
+        rows = b"".join(b"%d,%s\n" % (n, b"u" * 90) for n in range(50_000))
+        answer = spooled(b"amplitude_id,user_id\n" + rows)
+        file: Any = answer.raw
+        assert not isinstance(file, io.BytesIO)
+        members: Iterator[Any] = iter(CohortMembersExtractor().extract_records(answer))
+        assert next(members) == {"amplitude_id": 0, "user_id": "u" * 90}
+        assert 0 < file.tell() < 100_000
+        assert sum(1 for _ in members) == 49_999
+        assert file.closed
+
+
+class TestStorage:
+    """A large file is not sent by Amplitude itself, but by a storage to which it leads."""
+
+    def test_given_a_file_in_the_storage_when_read_then_it_is_shown_no_keys(self) -> None:
+        with FakeAmplitude(cohort("a")) as amplitude:
+            led = amplitude.get(FILE, LED)
+            stored = amplitude.get(SIGNED, {"text": ONE})
+            output = read()
+        assert len(records(output)) == 1
+        assert ["Authorization" in asked.headers for asked in led.request_history] == [True]
+        assert ["Authorization" in asked.headers for asked in stored.request_history] == [False]
+
+    @pytest.mark.parametrize("status", [400, 403, 404, 500])
+    def test_given_an_address_that_has_expired_when_read_then_amplitudes_link_is_asked_again(
+        self, status: int
+    ) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"))
+            downloads(http, "a", *[HttpResponse("", *LED.values())] * 3)
+            expired = HttpResponse("<Error><Code>AccessDenied</Code></Error>", status)
+            http.get(HttpRequest(SIGNED), [expired, expired, csv(ONE)])
+            output = read()
+        assert len(records(output)) == 1
+
+    def test_given_a_file_cut_by_the_storage_when_read_then_amplitudes_link_is_asked_again(
+        self,
+    ) -> None:
+        with FakeAmplitude(cohort("a")) as amplitude:
+            led = amplitude.get(FILE, LED)
+            bodies = CutBody(ONE.encode()), io.BytesIO(ONE.encode())
+            amplitude.get(SIGNED, *({"body": body} for body in bodies))
+            output = read()
+        assert len(records(output)) == 1
+        assert led.call_count == 2
+        assert amplitude.made() == ["a"]
+
+    def test_given_a_storage_that_refuses_when_read_then_it_and_not_the_keys_is_named(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        refused = HttpResponse("<Error><Code>AccessDenied</Code></Error>", 403)
+        with HttpMocker() as http:
+            lists(http, cohort("a"))
+            downloads(http, "a", *[HttpResponse("", *LED.values())] * 6)
+            http.get(HttpRequest(SIGNED), [refused] * 6)
+            output = failed()
+        message, failure_type = first_error(output)
+        assert (
+            "The answer of exports.s3.us-west-2.amazonaws.com, from where a cohort's members were "
+            "to be downloaded, is HTTP 403." in message
+        )
+        assert "API Key" not in message
+        assert failure_type is FailureType.transient_error
+        self.assert_untold(output, capsys)
+
+    def test_given_a_storage_out_of_reach_when_read_then_it_is_named_without_the_address(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with FakeAmplitude(cohort("a")) as amplitude:
+            amplitude.get(FILE, LED)
+            error = requests.ConnectionError(f"Max retries exceeded with url: {SIGNED} (Refused)")
+            amplitude.get(SIGNED, {"exc": error})
+            output = failed()
+        message, failure_type = first_error(output)
+        assert "Max retries exceeded with url: https://exports.s3.us-west-2" in message
+        assert "a.csv?... (Refused)" in message
+        assert failure_type is FailureType.transient_error
+        self.assert_untold(output, capsys)
+
+    @staticmethod
+    def assert_untold(output: EntrypointOutput, capsys: pytest.CaptureFixture[str]) -> None:
+        printed = "".join(capsys.readouterr())
+        assert "abcdef0123" not in printed
+        assert not said(output, "abcdef0123")
+        assert "abcdef0123" not in "".join(
+            str(error.trace.error) for error in output.errors if error.trace
+        )
+
+
+class TestBuilder:
+    def test_given_many_cohorts_when_test_read_then_one_is_downloaded_however_long_it_takes(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRBYTE_ENABLE_UNSAFE_CODE", "true")
+        manifest = copy.deepcopy(MANIFEST)
+        manifest["concurrency_level"]["default_concurrency"] = 1  # as its server does
+        catalog, cohorts = build_catalog("cohort_members"), (cohort(c) for c in "abc")
+        with FakeAmplitude(*cohorts, statuses=[PENDING, PENDING, DONE]) as amplitude:
+            source = build_source(manifest, catalog, config(), [], 1000, 5, 5)
+            answer = ManifestCommandProcessor(source).test_read(config(), catalog, [], 1000, 5, 5)
+        assert amplitude.made() == ["a"]
+        pages = [page for part in asdict(answer)["slices"] for page in part["pages"]]
+        assert [record["cohort_id"] for page in pages for record in page["records"]] == ["a"]
