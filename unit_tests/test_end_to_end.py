@@ -150,7 +150,8 @@ def truth(sandbox: Sandbox) -> dict[str, list[dict[str, Any]]]:
             for annotation in without_nulls(project.annotations())
         ],
         "annotation_categories": project.annotation_categories(),
-        "cohorts": without_nulls(project.cohorts()),
+        "cohorts": without_nulls(sandbox.cohorts()),
+        "cohort_members": cohort_members(sandbox),
         "events_list": without_nulls(project.events_list()),
         "event_categories": project.event_categories(),
         "event_types": without_nulls(project.event_types()),
@@ -175,6 +176,23 @@ def truth(sandbox: Sandbox) -> dict[str, list[dict[str, Any]]]:
             for user in job["amplitude_ids"]
         ),
     }
+
+
+def cohort_members(sandbox: Sandbox) -> list[dict[str, Any]]:
+    """The members of all cohorts, as of when they were computed last."""
+    return without_nulls(
+        {
+            "cohort_id": cohort["id"],
+            "amplitude_id": member["amplitude_id"],
+            "user_id": member["user_id"],
+            "computed_at": (
+                f"{datetime.fromtimestamp(cohort['lastComputed'], timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+            ),
+        }
+        for cohort in sandbox.cohorts()
+        if cohort["size"] and not cohort["archived"]
+        for member in sandbox.project.cohort_members(cohort["id"], cohort["lastComputed"])
+    )
 
 
 def user_counts(
@@ -251,14 +269,16 @@ class TestRead:
             sandbox.project = replace(project, seed=8)
             second = connector.read(state=first.states())
             after = truth(sandbox)
-            assert {request.status for request in sandbox.requests} == {200}
+            # A job is made, and a large file is led to.
+            assert {request.status for request in sandbox.requests} == {200, 202, 302}
         assert [run.exit_code for run in (first, second)] == [0, 0], second.output[-2000:]
         streams = [s["name"] for s in discovered_streams() if not s["is_file_based"]]
         assert sorted(before) == sorted(streams)
         cursors = {s["name"]: s.get("default_cursor_field", [""])[0] for s in discovered_streams()}
         for stream in streams:
             assert_delivered(first.records(stream), before[stream], stream)
-            restated = after[stream]
+            # No cohort was computed anew.
+            restated = after[stream] if stream != "cohort_members" else []
             if stream in READ_AGAIN:
                 cursor = cursors[stream]
                 state = max(moment_of(record[cursor]) for record in before[stream])
@@ -417,6 +437,49 @@ class TestUserCountsByProperty:
         assert "change Group User Counts by" in message
         active_users = truth(in_this_process)["active_users"]
         assert_delivered(records(output), active_users, "active_users")
+
+
+class TestCohortMembers:
+    LARGE: ClassVar = "z5y4n6bv"
+
+    def test_given_a_download_that_breaks_off_when_read_then_it_is_taken_up_without_a_new_job(
+        self, in_this_process: Sandbox, no_waiting: None
+    ) -> None:
+        for path, part in (("/exports/*", 20_000), ("*/file", 1_000)):
+            in_this_process.inject(Fault(path=path, drop_after=part))
+        output = read_stream("cohort_members", in_this_process.config())
+        assert_delivered(records(output), cohort_members(in_this_process), "cohort_members")
+        assert len(in_this_process.cohort_jobs.jobs) == 3
+        asked = [r for r in in_this_process.requests if r.path.startswith("/exports/")]
+        assert [request.has_credentials for request in asked] == [False, False]
+
+    def test_given_a_cohort_that_was_computed_anew_when_read_then_its_members_now_are_the_latest(
+        self, in_this_process: Sandbox
+    ) -> None:
+        settings = in_this_process.config(cohort_member_properties=["plan", "user_id"])
+        first = read_stream("cohort_members", settings)
+        in_this_process.compute_cohort(self.LARGE, 1_700_000_000)
+        second = read_stream("cohort_members", settings, final_state(first))
+        assert {record["cohort_id"] for record in records(second)} == {self.LARGE}
+        of_both = (r for output in (first, second) for r in records(output))
+        rows = {(r["cohort_id"], r["amplitude_id"]): r for r in of_both}
+        latest: dict[str, str] = {}
+        for (cohort_id, _), row in rows.items():
+            latest[cohort_id] = max(latest.get(cohort_id, ""), row["computed_at"])
+        now_members = [
+            {k: v for k, v in row.items() if k != "properties"}
+            for (cohort_id, _), row in rows.items()
+            if row["computed_at"] == latest[cohort_id]
+        ]
+        assert len(now_members) < len(rows)
+        assert_delivered(now_members, cohort_members(in_this_process), "cohort_members")
+        truth_of_properties = {
+            member["amplitude_id"]: member["properties"]
+            for member in in_this_process.project.cohort_members(
+                self.LARGE, 1_700_000_000, ["plan", "user_id"]
+            )
+        }
+        assert {r["amplitude_id"]: r["properties"] for r in records(second)} == truth_of_properties
 
 
 @dataclass(frozen=True)

@@ -110,10 +110,10 @@ def test_every_request_has_its_timeouts_and_keeps_its_connection_alive() -> None
         assert type(adapter) is TcpKeepaliveHTTPAdapter
 
 
-def test_only_archives_and_lookup_tables_are_streamed() -> None:
+def test_only_archives_lookup_tables_and_members_are_streamed() -> None:
     """What is not would be read into memory whole before a component sees it."""
     streamed = {name for name, r in retrievers().items() if r.requester.stream_response}
-    assert streamed == {"events", "lookup_table_rows", "raw_events_archives"}
+    assert streamed == {"cohort_members", "events", "lookup_table_rows", "raw_events_archives"}
 
 
 def test_every_extractor_is_one_that_refuses_empty_records() -> None:
@@ -121,6 +121,7 @@ def test_every_extractor_is_one_that_refuses_empty_records() -> None:
     extractors = {type(r.record_selector.extractor).__name__ for r in retrievers().values()}
     assert extractors == {
         "ChartExtractor",
+        "CohortMembersExtractor",
         "CohortSeriesExtractor",
         "CsvRowsExtractor",
         "DashboardSeriesExtractor",
@@ -225,6 +226,8 @@ def test_the_form_has_the_defaults_and_bounds_that_users_rely_on() -> None:
         "dashboard_lookback_days": {"default": 7, "minimum": 0, "maximum": 365},
         "request_time_range": {"default": 24, "minimum": 1, "maximum": 8760},
         "num_workers": {"default": 2, "minimum": 1, "maximum": 5},
+        "cohort_downloads_per_sync": {"default": 10, "minimum": 1, "maximum": 500},
+        "use_whole_cohort_quota": {"default": False},
     }
     secrets = {name for name, field in properties.items() if field.get("airbyte_secret")}
     assert secrets == {"api_key", "secret_key", "hash_salt"}

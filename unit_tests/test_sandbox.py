@@ -1530,3 +1530,111 @@ class TestReports:
 
         assert refused.status_code == 400
         assert error_of(refused)["metadata"] == {"details": details}
+
+
+class TestCohortJobs:
+    REQUEST, STATUS = "/api/5/cohorts/request", "/api/5/cohorts/request-status"
+    SMALL, LARGE = "p7q2w8rt", "z5y4n6bv"
+
+    def made(self, sandbox: Sandbox, cohort_id: str, **params: Any) -> str:
+        answer = get(sandbox, f"{self.REQUEST}/{cohort_id}", **params)
+        assert answer.status_code == 202
+        assert answer.json()["cohort_id"] == cohort_id
+        return str(answer.json()["request_id"])
+
+    def stored(self, sandbox: Sandbox, address: str, **options: Any) -> requests.Response:
+        return requests.get(
+            address,
+            proxies={"https": sandbox.env["HTTPS_PROXY"]},
+            verify=sandbox.env["REQUESTS_CA_BUNDLE"],
+            timeout=10,
+            **options,
+        )
+
+    def test_given_a_job_when_its_time_has_passed_then_its_file_holds_the_members(self) -> None:
+        with Sandbox(project(), clock=lambda: NOW, cohort_job_seconds=0.5) as sandbox:
+            job = self.made(sandbox, self.SMALL, props="1", propKeys="plan")
+            early = get(sandbox, f"{self.STATUS}/{job}")
+            too_early = get(sandbox, f"{self.REQUEST}/{job}/file")
+            time.sleep(0.6)
+            late = get(sandbox, f"{self.STATUS}/{job}")
+            file = get(sandbox, f"{self.REQUEST}/{job}/file")
+        assert (early.status_code, early.json()["async_status"]) == (202, "JOB INPROGRESS")
+        assert too_early.status_code == 400
+        assert (late.status_code, late.json()["async_status"]) == (200, "JOB COMPLETED")
+        rows = list(csv.reader(io.StringIO(file.text, newline="")))
+        [computed] = [c["lastComputed"] for c in project().cohorts() if c["id"] == self.SMALL]
+        members = list(project().cohort_members(self.SMALL, computed, ["plan"]))
+        assert len(members) == 42
+        assert rows[0] == ["amplitude_id", "user_id", "plan"]
+        assert [(row[0], row[1].strip('"'), row[2]) for row in rows[1:]] == [
+            (str(m["amplitude_id"]), m["user_id"] or "", m["properties"]["plan"] or "")
+            for m in members
+        ]
+        assert any(row[1].startswith('"') for row in rows[1:])
+
+    def test_given_a_large_file_when_asked_for_then_a_storage_sends_it_to_who_shows_no_keys(
+        self,
+    ) -> None:
+        clock = [NOW]
+        with Sandbox(project(), clock=lambda: clock[0]) as sandbox:
+            job = self.made(sandbox, self.LARGE, props="0")
+            path = f"{self.REQUEST}/{job}/file"
+            whole = get(sandbox, path)  # redirects are followed without the keys
+            address = whole.url
+            with_keys = self.stored(sandbox, address, auth=("a", "b"))
+            forged = self.stored(sandbox, address[:-1] + "_")
+            clock[0] = NOW + timedelta(seconds=61)
+            expired = self.stored(sandbox, address)
+            again = get(sandbox, path)
+            clock[0] = NOW + timedelta(days=7, seconds=1)
+            gone = get(sandbox, path)
+            elsewhere = get(sandbox, "/exports/x.csv")
+        assert address.startswith("https://amplitude-cohort-exports.s3.us-west-2.amazonaws.com/")
+        assert whole.status_code == again.status_code == 200
+        assert whole.history[0].status_code == 302
+        assert whole.headers["Content-Length"] == str(len(whole.content))
+        assert whole.text.count("\n") == 2049
+        assert again.text == whole.text
+        assert (with_keys.status_code, forged.status_code) == (400, 403)
+        assert (expired.status_code, gone.status_code, elsewhere.status_code) == (403, 400, 404)
+
+    def test_given_four_jobs_in_a_minute_when_a_fifth_is_made_then_429_and_it_is_not_counted(
+        self, sandbox: Sandbox
+    ) -> None:
+        for _ in range(4):
+            self.made(sandbox, self.SMALL)
+        fifth = get(sandbox, f"{self.REQUEST}/{self.SMALL}")
+        usage = get(sandbox, "/api/3/cohorts/usage").json()
+        assert fifth.status_code == 429
+        assert usage == {
+            "rest_download": {"limit": 500, "usage": 4, "resets_at": "2024-02-01T00:00:00Z"}
+        }
+
+    def test_given_a_spent_month_when_a_job_is_made_then_429_until_the_next(self) -> None:
+        clock = [NOW]
+        with Sandbox(project(), clock=lambda: clock[0], cohort_quota=1) as sandbox:
+            self.made(sandbox, self.SMALL)
+            refused = get(sandbox, f"{self.REQUEST}/{self.SMALL}")
+            clock[0] = NOW + timedelta(days=31)
+            self.made(sandbox, self.SMALL)
+        assert refused.status_code == 429
+        assert "per month" in error_of(refused)["metadata"]["details"]
+
+    @pytest.mark.parametrize("path", ["request/nobody", "request-status/nobody", "request/x/file"])
+    def test_given_an_unknown_id_when_asked_then_400(self, sandbox: Sandbox, path: str) -> None:
+        assert get(sandbox, f"/api/5/cohorts/{path}").status_code == 400
+
+    def test_given_a_cohort_computed_anew_when_listed_then_it_says_so_and_members_move(
+        self, sandbox: Sandbox
+    ) -> None:
+        sandbox.compute_cohort(self.SMALL, 1_700_000_000)
+        listed = {
+            c["id"]: c["lastComputed"] for c in get(sandbox, "/api/3/cohorts").json()["cohorts"]
+        }
+        assert listed[self.SMALL] == 1_700_000_000
+        before, after = (
+            {m["amplitude_id"] for m in sandbox.project.cohort_members(self.SMALL, computed)}
+            for computed in (1_700_000_000, 1_700_003_600)
+        )
+        assert (len(before - after), len(after - before)) == (1, 1)
