@@ -152,6 +152,8 @@ class TestNames:
         event = {"user_properties": {"b": ADA, "a": {"b": ADA}}, "event_properties": {"b": ADA}}
         found = filtered(event, hash_properties=["b"], drop_properties=["user_properties.b"])
         assert found == {"user_properties": {"a": {}}, "event_properties": {"b": HASH_OF_ADA}}
+        found = filtered(event, hash_properties=["a.b"], drop_properties=["b"])
+        assert found == {"user_properties": {"a": {}}, "event_properties": {}}
         names = ["b", "user_properties.a.b"]
         found = filtered(event, hash_properties=names, drop_properties=["a.b", "x.b"])
         assert found == {
@@ -606,6 +608,17 @@ class TestLog:
         fields = {"without_event_types": ["x"], "drop_properties": names}
         [window] = self.logged(tmp_path, caplog, first, EMPTY, **fields)
         assert "2 events (1 of them left out by Filter Events), " in window
+
+    def test_given_that_the_last_names_occur_later_then_nothing_more_is_said(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        extractor = ExportArchiveExtractor(FIELDS, "server_upload_time", {"drop_properties": ["a"]})
+        for sent in (body(at("05:00:00")), body(at("06:00:00", a=1))):
+            list(extractor.extract_records(response(sent)))
+        lines = [record.getMessage() for record in caplog.records]
+        assert [line for line in lines if line.startswith("Filter")] == [
+            self.UNSEEN.format("property 'a'")
+        ]
 
     def test_given_a_sync_that_fails_then_names_are_said_all_the_same(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
