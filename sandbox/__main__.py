@@ -27,7 +27,9 @@ def main() -> None:
                 for name in ("HTTPS_PROXY", "REQUESTS_CA_BUNDLE"):
                     print(f"export {name}={shlex.quote(sandbox.env[name])}")
                 print(
-                    f"# api_key: {sandbox.api_key}\n# secret_key: {sandbox.secret_key}", flush=True
+                    f"# api_key: {sandbox.api_key}\n# secret_key: {sandbox.secret_key}\n"
+                    f"# management_api_key: {sandbox.management_key}",
+                    flush=True,
                 )
             threading.Event().wait()
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 from urllib.parse import parse_qsl
 from zoneinfo import ZoneInfo
@@ -19,15 +20,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from sandbox.answers import Answer
-from sandbox.endpoints import (
-    DASHBOARD,
-    LOOKUP,
-    MISSING_PLANS,
-    STORAGE,
-    Endpoint,
-    Family,
-    find,
-)
+from sandbox.endpoints import FALLBACKS, MISSING_PLANS, Endpoint, Family, find
 from sandbox.jobs import STORAGE_HOST, CohortJobs
 from sandbox.params import Params, Query
 from sandbox.project import REPLAY_RETENTION_DAYS, Project, Record, bucket
@@ -36,8 +29,13 @@ from sandbox.server import DroppedConnectionError, HttpsProxy
 
 STANDARD_HOST = "amplitude.com"
 EU_HOST = "analytics.eu.amplitude.com"
-DATA_HOST = "data-api.amplitude.com"
-EU_DATA_HOST = "data-api.eu.amplitude.com"
+# By subdomain, "" standing for the main one: the host of the standard region, and of the EU.
+HOSTS = {
+    "": (STANDARD_HOST, EU_HOST),
+    "data-api": ("data-api.amplitude.com", "data-api.eu.amplitude.com"),
+    "experiment": ("experiment.amplitude.com", "experiment.eu.amplitude.com"),
+    "storage": (STORAGE_HOST, STORAGE_HOST),
+}
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
 
@@ -80,10 +78,10 @@ class ReceivedRequest:
 
     `status` is None until the answer begins, and stays so if the client leaves before. `cost` is in
     Amplitude's units; the export, replays and lookup tables have none, and a request for deletion
-    jobs costs 1 of its own budget. `started` and `finished` are seconds of `time.monotonic()`;
-    `finished` is None until the last byte is sent or the connection is closed. `has_credentials`
-    says whether any were sent, right or wrong. `params` has the last value of a parameter that is
-    repeated, and all of them in `pairs`. `form` is what the body holds.
+    jobs or to the management API costs 1 of its own budget. `started` and `finished` are seconds of
+    `time.monotonic()`; `finished` is None until the last byte is sent or the connection is closed.
+    `has_credentials` says whether any were sent, right or wrong. `params` has the last value of a
+    parameter that is repeated, and all of them in `pairs`. `form` is what the body holds.
     """
 
     method: str
@@ -140,6 +138,8 @@ class Sandbox:
         cohort_quota: how many cohorts may be downloaded in a calendar month.
         cohort_job_seconds: how long it takes to prepare one. Amplitude: 30 to 60 or more.
         cohort_inline_bytes: the largest file of members that is not led to the storage.
+        experiment_limits: the same, of the requests to the management API.
+        experiment_page: the most elements of its pages. Amplitude: 1,000.
         missing_plans: what the project's plan lacks: keys of `MISSING_PLANS`.
         max_concurrency: requests that may be in progress at once, of all endpoints together.
         port: port of the proxy; 0 picks a free one.
@@ -147,7 +147,8 @@ class Sandbox:
     Sources: https://amplitude.com/docs/apis/analytics/export and
     https://amplitude.com/docs/apis/analytics/dashboard-rest (Rate limits), for the taxonomy and
     deletions https://amplitude.com/docs/apis/analytics/taxonomy (Limits) and
-    https://amplitude.com/docs/apis/analytics/user-privacy (Limits).
+    https://amplitude.com/docs/apis/analytics/user-privacy (Limits), and for the management API
+    https://amplitude.com/docs/apis/experiment/experiment-management-api (Rate limiting).
     """
 
     def __init__(
@@ -167,6 +168,8 @@ class Sandbox:
         cohort_quota: int = 500,
         cohort_job_seconds: float = 0.0,
         cohort_inline_bytes: int = 4096,
+        experiment_limits: Sequence[tuple[int, float]] = ((100, 1.0), (100_000, 86_400.0)),
+        experiment_page: int = 1_000,
         missing_plans: frozenset[str] = frozenset(),
         max_concurrency: int = 5,
         port: int = 0,
@@ -176,8 +179,8 @@ class Sandbox:
         self.export_delay = export_delay
         self.size_limit = size_limit
         self.project_timezone = project_timezone
-        self.host = EU_HOST if eu else STANDARD_HOST
-        self.data_host = EU_DATA_HOST if eu else DATA_HOST
+        self.host = HOSTS[""][eu]
+        self.experiment_page = experiment_page
         self.missing_plans = missing_plans
         self.spending = Spending(cost_limits, cost_skew)
         self._spending = {
@@ -185,21 +188,21 @@ class Sandbox:
             "taxonomy": Spending(taxonomy_limits, cost_skew),
             "deletions": Spending(deletion_limits, 0),
             "cohort jobs": Spending(cohort_limits, 0),
+            "experiments": Spending(experiment_limits, 0),
         }
         self.cohort_jobs = CohortJobs(cohort_quota, cohort_job_seconds, cohort_inline_bytes)
         self._computed: dict[str, int] = {}
         self.max_concurrency = max_concurrency
         self.peak_concurrency = 0
-        self.api_key, self.secret_key = (
+        self.api_key, self.secret_key, self.management_key = (
             hashlib.sha256(f"{name} {project.seed} {self.host}".encode()).hexdigest()[:32]
-            for name in ("api key", "secret key")
+            for name in ("api key", "secret key", "management key")
         )
         self._in_progress: list[ReceivedRequest] = []
         self._requests: list[ReceivedRequest] = []
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        hosts = (STANDARD_HOST, EU_HOST, DATA_HOST, EU_DATA_HOST, STORAGE_HOST)
-        self._proxy = HttpsProxy(self._serve, hosts, port)
+        self._proxy = HttpsProxy(self._serve, [*dict.fromkeys(chain(*HOSTS.values()))], port)
 
     def __enter__(self) -> "Sandbox":
         self._proxy.__enter__()
@@ -346,7 +349,7 @@ class Sandbox:
 
         try:
             authorization = request.headers.get("Authorization", "")
-            if not self._is_authorized(received, authorization):
+            if not self._is_authorized(received, family, authorization):
                 answer, fault = family.forbidden, None
             elif is_one_too_many:
                 details, fault = "Too Many Requests: Exceeded concurrent limit", None
@@ -368,21 +371,17 @@ class Sandbox:
                 # By identity: equal requests may be in progress.
                 self._in_progress = [r for r in self._in_progress if r is not received]
 
-    def _is_authorized(self, received: ReceivedRequest, authorization: str) -> bool:
-        if received.host == STORAGE_HOST:
+    def _is_authorized(self, received: ReceivedRequest, family: Family, authorization: str) -> bool:
+        if family.is_storage:
             return True  # it has keys of its own, in the address
-        expected = b64encode(f"{self.api_key}:{self.secret_key}".encode()).decode()
-        is_home = received.host in (self.host, self.data_host)
-        return is_home and authorization == f"Basic {expected}"
+        keys = b64encode(f"{self.api_key}:{self.secret_key}".encode()).decode()
+        expected = f"Bearer {self.management_key}" if family.has_bearer else f"Basic {keys}"
+        is_eu = self.host == EU_HOST
+        return received.host == HOSTS[family.subdomain][is_eu] and authorization == expected
 
     def _endpoint(self, received: ReceivedRequest) -> Endpoint | None:
         endpoint = find(received.path) if received.method == "GET" else None
-        is_on_data_host = received.host in (DATA_HOST, EU_DATA_HOST)
-        is_on_storage = received.host == STORAGE_HOST
-        if endpoint and (endpoint.family.on_data_host, endpoint.family.is_storage) != (
-            is_on_data_host,
-            is_on_storage,
-        ):
+        if endpoint and received.host not in HOSTS[endpoint.family.subdomain]:
             return None
         return endpoint
 
@@ -390,9 +389,8 @@ class Sandbox:
         endpoint = self._endpoint(received)
         if endpoint:
             return endpoint.family
-        if received.host == STORAGE_HOST:
-            return STORAGE
-        return LOOKUP if received.host in (DATA_HOST, EU_DATA_HOST) else DASHBOARD
+        subdomains = [name for name, hosts in HOSTS.items() if received.host in hosts]
+        return FALLBACKS[subdomains[0] if subdomains else ""]
 
     def _take_fault(self, received: ReceivedRequest) -> Fault | None:
         with self._lock:

@@ -16,7 +16,7 @@ from itertools import islice
 from operator import gt, lt, methodcaller
 from typing import TYPE_CHECKING, Any
 
-from sandbox import answers, jobs, plan
+from sandbox import answers, experiments, jobs, plan
 from sandbox.answers import Answer, as_json, as_text
 from sandbox.params import Params, Query, parse_day
 from sandbox.params import days as days_of
@@ -36,7 +36,8 @@ class Family:
         error: makes an error of a status and details.
         forbidden: the answer to wrong keys.
         at_once: how many of their requests may be in progress at once, if fewer than of all.
-        on_data_host: they are on the host `data-api`.
+        subdomain: of the host they are on, if it is not the main one.
+        has_bearer: they take the management key, not those of the project.
         is_storage: they are on the host of a storage, which knows nothing of keys and limits.
     """
 
@@ -44,7 +45,8 @@ class Family:
     error: Callable[[int, str], Answer]
     forbidden: Answer
     at_once: int | None = None
-    on_data_host: bool = False
+    subdomain: str = ""
+    has_bearer: bool = False
     is_storage: bool = False
 
 
@@ -53,10 +55,19 @@ DASHBOARD = Family("dashboard", answers.envelope, answers.FORBIDDEN)
 TAXONOMY = Family("taxonomy", answers.taxonomy_error, answers.FORBIDDEN, at_once=4)
 DELETIONS = Family("deletions", answers.envelope, answers.FORBIDDEN)
 REPLAYS = Family("", answers.replay_error, answers.REPLAYS_UNAUTHORIZED)
-LOOKUP = Family("", answers.lookup_error, answers.LOOKUP_FORBIDDEN, on_data_host=True)
+LOOKUP = Family("", answers.lookup_error, answers.LOOKUP_FORBIDDEN, subdomain="data-api")
 COHORT_JOBS = Family("cohort jobs", answers.envelope, answers.FORBIDDEN)
 COHORT_FILES = Family("", answers.envelope, answers.FORBIDDEN)
-STORAGE = Family("", as_text, answers.FORBIDDEN, is_storage=True)
+STORAGE = Family("", as_text, answers.FORBIDDEN, subdomain="storage", is_storage=True)
+EXPERIMENT = Family(
+    "experiments",
+    answers.experiment_error,
+    answers.EXPERIMENT_UNAUTHORIZED,
+    subdomain="experiment",
+    has_bearer=True,
+)
+# Of paths that no endpoint has, by subdomain.
+FALLBACKS = {family.subdomain: family for family in (DASHBOARD, LOOKUP, EXPERIMENT, STORAGE)}
 
 # What a project gets whose plan lacks something: status and details.
 MISSING_PLANS = {
@@ -143,6 +154,51 @@ def _taxonomy(read: Callable[[Project, "ReceivedRequest"], Any]) -> Endpoint:
         return as_json({"success": True, "data": read(sandbox.project, request)})
 
     return Endpoint(TAXONOMY, answer, plan="taxonomy")
+
+
+def _managed(
+    name: str, accepts: Mapping[str, str], read: Callable[["Sandbox", Params], list[Record]]
+) -> Endpoint:
+    """A list of Amplitude Experiment, in pages; `nextCursor` is missing from the last."""
+
+    def answer(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
+        # How many are returned without a limit is undocumented.
+        size = min(int(request.params.get("limit", "100")), sandbox.experiment_page)
+        start, found = int(request.params.get("cursor", "0")), read(sandbox, request.params)
+        end = start + size
+        more = {"nextCursor": end} if end < len(found) else {}
+        return as_json({name: found[start:end], **more})
+
+    paging = {"limit": r"[1-9]\d{0,8}", "cursor": r"\d{1,9}"}
+    return Endpoint(EXPERIMENT, answer, accepts={**paging, **accepts})
+
+
+def _configurations(name: str) -> Endpoint:
+    def read(sandbox: "Sandbox", params: Params) -> list[Record]:
+        found = getattr(experiments, name)(sandbox.project, sandbox.clock())
+        archived_too = params.get("includeArchived") == "true"
+        return [
+            each
+            for each in found
+            if (archived_too or not each["deleted"])
+            and params.get("key", each["key"]) == each["key"]
+            and params.get("projectId", str(each["projectId"])) == str(each["projectId"])
+        ]
+
+    filters = {"key": ".*", "projectId": r"\d+", "includeArchived": "true|false"}
+    return _managed(name, filters, read)
+
+
+def _groups(name: str) -> Endpoint:
+    read = getattr(experiments, name)
+    return _managed(name, {}, lambda sandbox, _: read(sandbox.project, sandbox.clock()))
+
+
+def _versions(sandbox: "Sandbox", params: Params) -> list[Record]:
+    start, end = (_parse_moment(params.get(name)) for name in ("start", "end"))
+    now = sandbox.clock()
+    start = start or datetime.min.replace(tzinfo=timezone.utc)
+    return experiments.versions(sandbox.project, start, min(end or now, now))
 
 
 def _export(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
@@ -332,6 +388,10 @@ ENDPOINTS = {
         plan="session_replays",
     ),
     "/api/2/deletions/users": Endpoint(DELETIONS, _deletions),
+    "/api/1/experiments": _configurations("experiments"),
+    "/api/1/flags": _configurations("flags"),
+    "/api/1/versions": _managed("versions", {"start": ".*", "end": ".*"}, _versions),
+    **{f"/api/1/{name}": _groups(name) for name in ("deployments", "mutexes", "holdouts")},
     _LOOKUP_PATH.rstrip("/"): Endpoint(LOOKUP, _lookup_tables, lambda _: 0),
     _LOOKUP_PATH + "<name>/csv": Endpoint(LOOKUP, _lookup_csv, lambda _: 0),
 }

@@ -23,7 +23,7 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from sandbox import Fault, Project, Sandbox
+from sandbox import Fault, Project, Sandbox, experiments
 from source_amplitude.components import ChartExtractor, FunnelExtractor
 
 # Their timing is their own: no other test of theirs beside them.
@@ -1638,3 +1638,123 @@ class TestCohortJobs:
             for computed in (1_700_000_000, 1_700_003_600)
         )
         assert (len(before - after), len(after - before)) == (1, 1)
+
+
+class TestExperiments:
+    HOST, EU_HOST = "https://experiment.amplitude.com", "https://experiment.eu.amplitude.com"
+    LISTS = ("experiments", "flags", "versions", "deployments", "mutexes", "holdouts")
+
+    def ask(
+        self, sandbox: Sandbox, name: str, host: str = HOST, secret: str = "", **params: Any
+    ) -> requests.Response:
+        return requests.get(
+            f"{host}/api/1/{name}",
+            params=params,
+            headers={"Authorization": f"Bearer {secret or sandbox.management_key}"},
+            proxies={"https": sandbox.env["HTTPS_PROXY"]},
+            verify=sandbox.env["REQUESTS_CA_BUNDLE"],
+            timeout=10,
+        )
+
+    def all_of(self, sandbox: Sandbox, name: str, limit: int = 1000, **params: Any) -> list[Any]:
+        found: list[Any] = []
+        while True:
+            body = self.ask(sandbox, name, limit=limit, cursor=len(found), **params).json()
+            found += body[name]
+            if "nextCursor" not in body:
+                return found
+            assert body["nextCursor"] == len(found)
+
+    def test_given_the_management_key_when_asked_then_each_list_is_the_truth_in_any_pages(
+        self, sandbox: Sandbox
+    ) -> None:
+        for name in set(self.LISTS) - {"versions"}:
+            truth = getattr(experiments, name)(sandbox.project, NOW)
+            archived: Any = {"includeArchived": "true"} if name in ("experiments", "flags") else {}
+            assert self.all_of(sandbox, name, **archived) == truth
+            assert self.all_of(sandbox, name, limit=1, **archived) == truth
+            assert len({each["projectId"] for each in truth}) == 2
+
+    def test_given_no_wish_for_archived_ones_when_asked_then_they_are_left_out(
+        self, sandbox: Sandbox
+    ) -> None:
+        for name in ("experiments", "flags"):
+            truth = getattr(experiments, name)(sandbox.project, NOW)
+            current = [each for each in truth if not each["deleted"]]
+            assert self.all_of(sandbox, name) == current != truth
+            assert [each["createdAt"] for each in truth] == sorted(
+                (each["createdAt"] for each in truth), reverse=True
+            )
+            one = truth[0]
+            assert self.all_of(sandbox, name, includeArchived="true", key=one["key"]) == [one]
+            of_project = self.all_of(sandbox, name, projectId=sandbox.project.project_id)
+            assert {each["projectId"] for each in of_project} == {sandbox.project.project_id}
+
+    def test_given_moments_when_asking_for_versions_then_the_start_counts_and_the_end_does_not(
+        self, sandbox: Sandbox
+    ) -> None:
+        versions = self.all_of(sandbox, "versions", limit=7)
+        times = [each["createdAt"] for each in versions]
+        assert versions == experiments.versions(
+            sandbox.project, datetime(2023, 1, 1, tzinfo=timezone.utc), NOW
+        )
+        assert times == sorted(times, reverse=True)
+        # One a day
+        assert len(times) == (NOW.date() - experiments.FIRST_DAY).days + (times[0] >= "2024-01-10")
+        assert len({(v["flagConfig"]["id"], v["version"]) for v in versions}) == len(versions)
+        assert self.all_of(sandbox, "versions", start=times[9], end=times[5]) == versions[6:10]
+        assert self.all_of(sandbox, "versions", start=times[9], end=times[9]) == []
+
+    def test_given_more_versions_than_a_page_may_have_when_asked_then_there_are_a_thousand(
+        self,
+    ) -> None:
+        with Sandbox(project(), clock=lambda: NOW + timedelta(days=900)) as sandbox:
+            body = self.ask(sandbox, "versions", limit=5000).json()
+        assert (len(body["versions"]), body["nextCursor"]) == (1000, 1000)
+
+    def test_given_a_wrong_key_or_host_when_asked_then_it_is_refused(
+        self, sandbox: Sandbox
+    ) -> None:
+        unauthorized = {"error": "Invalid or revoked API key"}
+        for answer in (
+            self.ask(sandbox, "flags", secret="0" * 32),
+            self.ask(sandbox, "flags", host=self.EU_HOST),
+            get(sandbox, "/api/1/flags", self.HOST),
+        ):
+            assert (answer.status_code, answer.json()) == (401, unauthorized)
+        # The keys of a project's own lead to no flags.
+        assert get(sandbox, "/api/1/flags").status_code == 404
+        assert get(sandbox, "/api/2/events/list", self.HOST).status_code == 401
+        assert self.ask(sandbox, "nothing").status_code == 404
+        with Sandbox(project(), eu=True) as eu:
+            assert self.ask(eu, "flags", host=self.EU_HOST).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("name", "params"),
+        [
+            ("flags", {"limit": "0"}),
+            ("flags", {"cursor": "-1"}),
+            ("flags", {"start": "2024-01-01T00:00:00Z"}),
+            ("versions", {"start": "yesterday"}),
+            ("deployments", {"includeArchived": "true"}),
+        ],
+    )
+    def test_given_a_parameter_that_makes_no_sense_when_asked_then_400(
+        self, sandbox: Sandbox, name: str, params: dict[str, str]
+    ) -> None:
+        answer = self.ask(sandbox, name, **params)
+        assert answer.status_code == 400
+        assert answer.json().keys() == {"error"}
+
+    def test_given_too_many_requests_in_a_second_or_a_day_when_asked_then_429(self) -> None:
+        for limits in ([(3, 60.0)], [(100, 1.0), (3, 86_400.0)]):
+            with Sandbox(project(), experiment_limits=limits) as sandbox:
+                statuses = [self.ask(sandbox, "mutexes").status_code for _ in range(4)]
+                assert statuses == [200, 200, 200, 429]
+                assert get(sandbox, "/api/2/events/list").status_code == 200
+
+    def test_given_a_config_when_made_then_it_has_the_management_key_only_if_asked_to(
+        self, sandbox: Sandbox
+    ) -> None:
+        assert "management_api_key" not in sandbox.config()
+        assert len({sandbox.api_key, sandbox.secret_key, sandbox.management_key}) == 3
