@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from ast import literal_eval
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,9 +18,11 @@ from airbyte_cdk.entrypoint import AirbyteEntrypoint
 from airbyte_cdk.logger import PRINT_BUFFER
 from airbyte_cdk.models import (
     AirbyteConnectionStatus,
+    AirbyteMessage,
     AirbyteStateMessage,
     ConfiguredAirbyteCatalog,
     Status,
+    StreamDescriptor,
 )
 from airbyte_cdk.sources.declarative.concurrent_declarative_source import (
     ConcurrentDeclarativeSource,
@@ -89,6 +91,44 @@ class SourceAmplitude(ConcurrentDeclarativeSource):
                 )
                 return AirbyteConnectionStatus(status=Status.SUCCEEDED)
         return status
+
+    def read(
+        self,
+        logger: logging.Logger,
+        config: Mapping[str, Any],
+        catalog: ConfiguredAirbyteCatalog,
+        state: list[AirbyteStateMessage] | None = None,
+    ) -> Iterator[AirbyteMessage]:
+        """As the CDK's, but a selected stream that the source does not have is an error.
+
+        The CDK calls it incomplete, says nothing, and succeeds. The other streams are read.
+        """
+        there = [*self._stream_configs(self._source_config), *self.dynamic_streams]
+        names = {stream["name"] for stream in there}
+        absent = [s.stream.name for s in catalog.streams if s.stream.name not in names]
+        for name in absent:
+            error = components.refusal(self._reason_of_absence(name))
+            yield error.as_airbyte_message(StreamDescriptor(name=name))
+        yield from super().read(logger, config, catalog, state)
+        if absent:
+            raise components.refusal(f"Streams that could not be read: {', '.join(absent)}.")
+
+    def _reason_of_absence(self, name: str) -> str:
+        conditional = [s for s in self.resolved_manifest["streams"] if "condition" in s]
+        if any(stream["name"] == name for group in conditional for stream in group["streams"]):
+            return (
+                f"The stream {name} needs the Management API Key (management_api_key), which is "
+                "not set. Enter it, or deselect the stream."
+            )
+        if name.startswith("report_"):
+            return (
+                f"The report of the stream {name} is not in the field Reports (reports), or not "
+                "any more. Add it again, or deselect the stream."
+            )
+        return (
+            f"The stream {name} is not one of this connector's: it was selected with another "
+            "version. Refresh the source's schema, and deselect the stream."
+        )
 
 
 def run(args: list[str] | None = None) -> None:
