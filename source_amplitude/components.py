@@ -42,6 +42,7 @@ import pytz
 import requests
 from airbyte_cdk.models import AirbyteRecordMessageFileReference, FailureType
 from airbyte_cdk.sources.declarative.auth.declarative_authenticator import DeclarativeAuthenticator
+from airbyte_cdk.sources.declarative.datetime.datetime_parser import DatetimeParser
 from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordExtractor
 from airbyte_cdk.sources.declarative.interpolation import InterpolatedString
 from airbyte_cdk.sources.declarative.interpolation.macros import (
@@ -197,12 +198,9 @@ class SecretiveBasicHttpAuthenticator(DeclarativeAuthenticator):
     password_field: str
 
     def __post_init__(self) -> None:
-        refuse_unusable(self.config)
-        # Keys are pasted, often with a blank or a line end.
-        keys = [str(self.config[f]).strip() for f in (self.username_field, self.password_field)]
+        keys = _hidden_keys(self.config, self.username_field, self.password_field)
         self._token = b64encode(":".join(keys).encode()).decode()
-        for key in (*keys, self._token):
-            keep_secret(key)
+        keep_secret(self._token)
 
     @property
     def auth_header(self) -> str:
@@ -211,6 +209,31 @@ class SecretiveBasicHttpAuthenticator(DeclarativeAuthenticator):
     @property
     def token(self) -> str:
         return f"Basic {self._token}"
+
+
+@dataclass
+class SecretiveBearerAuthenticator(DeclarativeAuthenticator):
+    """HTTP Bearer with the key of the config's field ``key_field``, for the reasons above.
+
+    Raises ``AirbyteTracedException`` (config error) for a key that no header can hold: what is
+    raised when it is sent would quote it.
+    """
+
+    config: Mapping[str, Any]
+    key_field: str
+    auth_header = SecretiveBasicHttpAuthenticator.auth_header
+
+    def __post_init__(self) -> None:
+        [self._key] = _hidden_keys(self.config, self.key_field)
+        if not re.fullmatch("[!-~]+", self._key):
+            raise refusal(
+                f"Management API Key ({self.key_field}) is not valid: it has a blank in between "
+                "or a character that is not ASCII."
+            )
+
+    @property
+    def token(self) -> str:
+        return f"Bearer {self._key}"
 
 
 @dataclass
@@ -258,6 +281,45 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
             # Raised, because the CDK quotes the body as it came beside the message.
             raise failure(message, resolution.failure_type or FailureType.system_error)
         return ErrorResolution(resolution.response_action, resolution.failure_type, message)
+
+
+@dataclass
+class SecretiveErrorHandler(AmplitudeErrorHandler):
+    """As its base, for answers whose objects have a secret in the field ``secret_field``.
+
+    In: a response with a JSON body. Out: the same response, its body rewritten with the end of each
+    secret alone, "…abcd", before anything can show it: records, messages, the log of ``--debug``
+    and the Builder's view of responses are all made from it. A transformation would come too late
+    for all but the records. Of a body that is no JSON object nothing is left, for the same reason.
+    """
+
+    secret_field: str = ""
+
+    def interpret_response(
+        self, response_or_exception: requests.Response | Exception | None
+    ) -> ErrorResolution:
+        if isinstance(response_or_exception, requests.Response):
+            body = self._without_secrets(response_or_exception.content)
+            response_or_exception._content = body.encode()
+            response_or_exception.encoding = "utf-8"
+        return super().interpret_response(response_or_exception)
+
+    def _without_secrets(self, body: bytes) -> str:
+        if not body:
+            return ""
+        try:
+            text = body.decode("utf-8-sig", "replace")
+            answer = json.loads(text, object_hook=self._without_secret)
+            if isinstance(answer, dict):
+                return json.dumps(answer)
+        except (ValueError, RecursionError):
+            pass
+        return f"{len(body):,} bytes that are no JSON object, and may hold secrets"
+
+    def _without_secret(self, found: dict[str, Any]) -> dict[str, Any]:
+        if found.get(self.secret_field) is not None:
+            found[self.secret_field] = _end_of_secret(found[self.secret_field])
+        return found
 
 
 @dataclass
@@ -1075,10 +1137,12 @@ class ListExtractor(RecordExtractor):
 
     An answer that ``is_bare_list`` is that list itself. With ``expand``, the objects of the list of
     that name within each are passed on instead, and take the other fields along. Each object must
-    have the field ``needed``: the CDK leaves out parents without. The built-in extractors take a
-    list that is missing or null for an empty one, which would empty the table of an overwrite, and
-    pass on elements that are no objects. An empty one is worse than wrong: the CDK takes it for the
-    end of the whole sync.
+    have the field ``needed`` (``id``), or each of them (``[version, flagConfig.id]``): keys must
+    not be null, and the CDK leaves out parents without. Of an answer in pages, ``page`` names the
+    parameter that asked for it and the field with the next one (``[cursor, nextCursor]``); it must
+    not lead to itself. The built-in extractors take a list that is missing or null for an empty
+    one, which would empty the table of an overwrite, and pass on elements that are no objects. An
+    empty one is worse than wrong: the CDK takes it for the end of the whole sync.
 
     Raises ``AirbyteTracedException`` that says what was found, before anything is passed on.
     """
@@ -1090,13 +1154,15 @@ class ListExtractor(RecordExtractor):
         path = [] if is_bare else self.parameters.get("list_path", ["data"])
         with _reading(response) as answer:
             records = _records(_list_at(path, answer), ".".join(path) or "the answer")
-            if needed := self.parameters.get("needed"):
+            needed = self.parameters.get("needed", [])
+            for name in [needed] if isinstance(needed, str) else needed:
                 for number, record in enumerate(records, start=1):
-                    if record.get(needed) is None:
-                        raise _UnreadableError(f"element {number} has no {needed}")
-            token = _query(response).get("page_token")
-            if token and str(answer.get("next_page_token")) == token:
-                raise _UnreadableError("it names itself as the next page")
+                    if _value_at(name.split("."), record) in (None, ...):
+                        raise _UnreadableError(f"element {number} has no {name}")
+            if page := self.parameters.get("page"):
+                this, following = _query(response).get(page[0]), answer.get(page[1])
+                if this is not None and str(following) == this:
+                    raise _UnreadableError("it names itself as the next page")
             if not expand:
                 return records
             return [
@@ -1450,6 +1516,28 @@ class ProjectName(RecordTransformation):
 
 
 @dataclass
+class IdsAsText(RecordTransformation):
+    """Identifiers at ``paths`` as numbers or texts in, as texts out.
+
+    A path is a list of fields, ``*`` standing for each element of a list: ``[slots, "*",
+    experiments, "*"]``. Amplitude's samples have numbers where its paths have texts; as texts, both
+    hold, and can be joined. ``AddFields`` does not reach into lists, and makes a text of null.
+    """
+
+    paths: list[list[str]]
+
+    def transform(
+        self,
+        record: dict[str, Any],
+        config: Mapping[str, Any] | None = None,
+        stream_state: Mapping[str, Any] | None = None,
+        stream_slice: Mapping[str, Any] | None = None,
+    ) -> None:
+        for path in self.paths:
+            _with_text(record, path)
+
+
+@dataclass
 class SavedState(StateMigration):
     """A saved state in; out, the CDK's slices: all is done but for what is to be read again.
 
@@ -1507,7 +1595,8 @@ class SavedState(StateMigration):
         if state > newest:
             _LOGGER.warning(
                 f"The saved state of the stream {self.declarative_stream.name} lies in the future "
-                f"({saved}). It is set back to {newest.strftime(cursor.datetime_format)}."
+                f"({saved}). It is set back to "
+                f"{DatetimeParser().format(newest, cursor.datetime_format)}."
             )
             state = newest
         done = state - parse_duration(self._interpolate(self.read_again))
@@ -1522,7 +1611,10 @@ class SavedState(StateMigration):
         return {
             "state_type": "date-range",
             "slices": [
-                {k: v.strftime(cursor.datetime_format) for k, v in slice_of_done.items()},
+                {
+                    name: DatetimeParser().format(time, cursor.datetime_format)
+                    for name, time in slice_of_done.items()
+                },
             ],
         }
 
@@ -1540,18 +1632,19 @@ class SavedState(StateMigration):
 
     def _evaluate(self, template: str) -> datetime:
         cursor: Any = self.declarative_stream.incremental_sync
-        return datetime.strptime(self._interpolate(template), cursor.datetime_format)
+        return DatetimeParser().parse(self._interpolate(template), cursor.datetime_format)
 
     def _interpolate(self, template: str) -> str:
         text = InterpolatedString.create(template, parameters=self.parameters)
         return str(text.eval(self.config))
 
     def _parse(self, value: object, cursor: Any) -> datetime:
+        parser = DatetimeParser()
         for form in self.formats:
             with suppress(ValueError):
-                time = datetime.strptime(str(value), form).strftime(cursor.datetime_format)
-                return datetime.strptime(time, cursor.datetime_format)
-        example = datetime(2024, 1, 31, 20).strftime(cursor.datetime_format)
+                time = parser.format(parser.parse(str(value), form), cursor.datetime_format)
+                return parser.parse(time, cursor.datetime_format)
+        example = parser.format(datetime(2024, 1, 31, 20), cursor.datetime_format)
         raise self._unreadable(
             f"{cursor.cursor_field} is {value!r}, where a time such as {example} should be"
         )
@@ -1582,11 +1675,15 @@ class CohortDownloads(SavedState):
 
 
 def keep_secret(text: str) -> None:
-    """Have the CDK hide a text in what it logs, also escaped as JSON, as Python or for a URL."""
-    escaped = [json.dumps(text, ensure_ascii=to_ascii)[1:-1] for to_ascii in (True, False)]
-    quoted = [quote(text), quote(text, safe=""), quote_plus(text)]
-    for form in {text, *escaped, *quoted, repr(text)[1:-1]}:
+    """Have the CDK hide a text in what it logs, also escaped as JSON, as Python or for a URL, or
+    twice: ``--debug`` writes headers as Python does, in JSON."""
+    for form in {text, *(twice for once in _escaped(text) for twice in (once, *_escaped(once)))}:
         add_to_secrets(form)
+
+
+def _escaped(text: str) -> set[str]:
+    in_json = {json.dumps(text, ensure_ascii=to_ascii)[1:-1] for to_ascii in (True, False)}
+    return in_json | {repr(text)[1:-1], quote(text), quote(text, safe=""), quote_plus(text)}
 
 
 def failure(
@@ -1778,6 +1875,22 @@ def _parsed(text: str, title: str) -> Any:
 def refusal(message: str) -> AirbyteTracedException:
     """The error of what the user can mend; ``message`` names the field."""
     return failure(message, FailureType.config_error)
+
+
+def _hidden_keys(config: Mapping[str, Any], *fields: str) -> list[str]:
+    """The keys in these fields of a usable config, which no log shows from now on."""
+    refuse_unusable(config)
+    # Keys are pasted, often with a blank or a line end.
+    keys = [str(config[name]).strip() for name in fields]
+    for key in keys:
+        keep_secret(key)
+    return keys
+
+
+def _end_of_secret(secret: Any) -> str:
+    """Its last four characters, "…abcd", or fewer, so that three quarters of it stay hidden."""
+    text = secret if isinstance(secret, str) else ""
+    return "…" + text[len(text) - min(4, len(text) // 4) :]
 
 
 def _connection_failed(
@@ -2220,6 +2333,18 @@ def _local_day(value: Any) -> str | None:
         return None
 
 
+def _with_text(value: Any, path: Sequence[str]) -> Any:
+    """The value, in which a number at the path has become a text."""
+    if not path:
+        return str(value) if type(value) is int else value  # isinstance() would take True for one
+    name, *rest = path
+    if name == "*" and isinstance(value, list):
+        return [_with_text(element, rest) for element in value]
+    if isinstance(value, dict) and name in value:
+        value[name] = _with_text(value[name], rest)
+    return value
+
+
 @contextmanager
 def _reading(response: requests.Response) -> Iterator[Any]:
     """A JSON answer, parsed as leniently as events are; as ``_refusing_to_guess``."""
@@ -2498,9 +2623,14 @@ def _records(elements: Iterable[Any], name: str) -> list[dict[str, Any]]:
 
 
 def _list_at(path: Sequence[str], answer: Any) -> list[Any]:
+    return _list(_value_at(path, answer), ".".join(path) or "the answer")
+
+
+def _value_at(path: Sequence[str], value: Any) -> Any:
+    """What stands at a path of fields; ``...`` when it is missing."""
     for name in path:
-        answer = answer.get(name, ...) if isinstance(answer, dict) else ...
-    return _list(answer, ".".join(path) or "the answer")
+        value = value.get(name, ...) if isinstance(value, dict) else ...
+    return value
 
 
 def _list(value: Any, name: str) -> list[Any]:

@@ -81,9 +81,11 @@ class Run:
 
 
 @cache
-def discovered_streams() -> list[dict[str, Any]]:
+def discovered_streams(has_management_key: bool = False) -> list[dict[str, Any]]:
     """What ``discover`` prints, without a process for it; test_end_to_end.py compares the two."""
     config = dict.fromkeys(("api_key", "secret_key", "start_date"), "2024-01-01T00:00:00Z")
+    if has_management_key:
+        config["management_api_key"] = "key"
     catalog = SourceAmplitude(config=config).discover(logging.getLogger("airbyte"), config)
     message = AirbyteMessage(type=Type.CATALOG, catalog=catalog)
     return AirbyteMessageSerializer.dump(message)["catalog"]["streams"]  # type: ignore[no-any-return]
@@ -152,7 +154,10 @@ class Connector:
 
     def finished(self, process: "subprocess.Popen[str]", output: str) -> Run:
         keys = [str(self.config[name]) for name in ("api_key", "secret_key")]
-        for secret in (*keys, base64.b64encode(":".join(keys).encode()).decode()):
+        secrets = [*keys, base64.b64encode(":".join(keys).encode()).decode()]
+        if "management_api_key" in self.config:
+            secrets.append(str(self.config["management_api_key"]))
+        for secret in secrets:
             for form in forms_of(secret):
                 assert form not in output, "a key was printed"
         return Run(process.returncode, output)
@@ -163,7 +168,7 @@ class Connector:
     def read_options(self, *streams: str, state: list[dict[str, Any]] | None = None) -> list[str]:
         named = [
             stream
-            for stream in discovered_streams()
+            for stream in discovered_streams("management_api_key" in self.config)
             # Files need a folder, and somebody who takes them.
             if stream["name"] in streams or (not streams and not stream["is_file_based"])
         ]

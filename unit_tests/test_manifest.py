@@ -24,6 +24,15 @@ ROOT = Path(__file__).parents[1]
 MANIFEST_TEXT = (ROOT / "source_amplitude" / "manifest.yaml").read_text()
 MANIFEST: dict[str, Any] = yaml.safe_load(MANIFEST_TEXT)
 SCHEMAS = read_schemas()
+# One of each kind
+REPORTS = [
+    {"name": "a", "query": {"kind": "segmentation", "events": ["Signed Up"]}},
+    {"name": "b", "query": {"kind": "funnel", "events": ["Signed Up", "Song Played"]}},
+    {"name": "c", "query": {"kind": "retention"}},
+    {"name": "d", "query": {"kind": "chart", "chart_id": "abc123"}},
+]
+# With all that makes further streams
+EVERYTHING = config(management_api_key="key", reports=REPORTS)
 METADATA = yaml.safe_load((ROOT / "metadata.yaml").read_text())["data"]
 
 
@@ -59,7 +68,12 @@ def test_inline_schemas_are_those_of_the_files() -> None:
 
 
 def test_streams_are_references_only_and_every_stream_defined_is_listed() -> None:
-    assert MANIFEST["streams"] == [
+    listed = [
+        reference
+        for entry in MANIFEST["streams"]
+        for reference in (entry["streams"] if "condition" in entry else [entry])
+    ]
+    assert listed == [
         {"$ref": f"#/definitions/streams/{name}"} for name in MANIFEST["definitions"]["streams"]
     ]
 
@@ -80,18 +94,8 @@ def test_no_definition_of_more_than_a_few_lines_stands_twice() -> None:
     assert [text for text, count in subtrees.items() if count > 1] == []
 
 
-# One of each kind
-REPORTS = [
-    {"name": "a", "query": {"kind": "segmentation", "events": ["Signed Up"]}},
-    {"name": "b", "query": {"kind": "funnel", "events": ["Signed Up", "Song Played"]}},
-    {"name": "c", "query": {"kind": "retention"}},
-    {"name": "d", "query": {"kind": "chart", "chart_id": "abc123"}},
-]
-
-
 def retrievers() -> dict[str, Any]:
-    settings = config(reports=REPORTS)
-    streams: list[Any] = SourceAmplitude(config=settings).streams(settings)
+    streams: list[Any] = SourceAmplitude(config=EVERYTHING).streams(EVERYTHING)
     factories = {s.name: s._stream_partition_generator._partition_factory for s in streams}
     built = {name: factory._retriever for name, factory in factories.items()}
     # That of files has another one inside.
@@ -146,8 +150,8 @@ def test_every_stream_adds_the_name_of_the_project() -> None:
 def test_the_manifest_loads_without_warnings_of_the_cdk(caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        source = SourceAmplitude(config=config(reports=REPORTS))
-        source.streams(config())
+        source = SourceAmplitude(config=EVERYTHING)
+        source.streams(EVERYTHING)
     assert [str(w.message) for w in caught if w.category is DeprecationWarning] == []
     assert source.deprecation_warnings() == []
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
@@ -173,8 +177,8 @@ def test_every_field_is_described_nullable_and_of_one_type(name: str) -> None:
 
 @pytest.mark.parametrize("stream", MANIFEST["definitions"]["streams"].values(), ids=str)
 def test_keys_and_cursors_are_fields_of_the_schema(stream: dict[str, Any]) -> None:
-    source = SourceAmplitude(config=config())
-    built = {s.name: s.as_airbyte_stream() for s in source.streams(config())}[stream["name"]]
+    source = SourceAmplitude(config=EVERYTHING)
+    built = {s.name: s.as_airbyte_stream() for s in source.streams(EVERYTHING)}[stream["name"]]
     fields = SCHEMAS[stream["name"]]["properties"]  # type: ignore[index]
     for key, *_ in built.source_defined_primary_key or []:
         assert key in fields
@@ -230,7 +234,7 @@ def test_the_form_has_the_defaults_and_bounds_that_users_rely_on() -> None:
         "use_whole_cohort_quota": {"default": False},
     }
     secrets = {name for name, field in properties.items() if field.get("airbyte_secret")}
-    assert secrets == {"api_key", "secret_key", "hash_salt"}
+    assert secrets == {"api_key", "secret_key", "management_api_key", "hash_salt"}
     assert [name for name, field in properties.items() if field.get("format")] == ["start_date"]
 
 
@@ -275,7 +279,7 @@ def test_sample_config_is_accepted_by_the_spec() -> None:
     assert Draft7Validator(MANIFEST["spec"]["connection_specification"]).is_valid(sample)
 
 
-def test_every_query_of_the_dashboard_spends_from_the_budget() -> None:
+def test_every_query_with_a_limit_spends_from_a_budget() -> None:
     """A path without a weight would be asked for without a bound."""
     matchers = [
         matcher for policy in MANIFEST["api_budget"]["policies"] for matcher in policy["matchers"]
@@ -283,12 +287,12 @@ def test_every_query_of_the_dashboard_spends_from_the_budget() -> None:
     paths = {
         node
         for path, node in nodes(MANIFEST["definitions"])
-        if path.endswith("/endpoint") and node.startswith("/api/2/")
+        if path.endswith("/endpoint") and node.startswith(("/api/1/", "/api/2/"))
     }
     free = {
         path
         for path in paths
         if not any(re.search(matcher["url_path_pattern"], path) for matcher in matchers)
     }
-    assert free == {"/api/2/export"}
+    assert free == {"/api/1/session-replays", "/api/2/export"}
     assert len(paths) > 10
