@@ -212,6 +212,10 @@ SEGMENT = (
         ({**BY_COUNTRY, "events": ["Signed Up", "Song Played 🎧"]}, 17, 9, 90),
         ({**BY_COUNTRY, "group_by": ["country", "platform"]}, 17, 9, 81),
         ({**BY_COUNTRY, "interval": "week"}, 43, 36, 180),
+        (
+            {**BY_COUNTRY, "interval": "week", "events": ["Signed Up", "Song Played 🎧"]},
+            *(11, 20, 200),
+        ),
         ({**BY_COUNTRY, "interval": "month"}, 91, 31, 155),
         ({**BY_COUNTRY, "events": [BY_ITSELF], "segment": SEGMENT}, 9, 5, 175),
         (FUNNEL, 77, 39, 156),

@@ -102,6 +102,7 @@ class TestSegmentation:
             segmentation(http, {**SIGNUPS, **window}, COUNTRIES)
             state = {"date": "2024-01-02"}
             output = read_stream("report_signups", {**settings, "start_date": "2023-12-01"}, state)
+        assert {r["date"] for r in records(output)} == {*DAYS}
         assert final_state(output) == {"date": "2024-01-03"}
 
     def test_given_nothing_but_an_event_when_synced_then_its_users_are_counted_per_day(
@@ -199,6 +200,7 @@ class TestSegmentation:
             segmentation(http, {**SIGNUPS, **WHOLE}, series(DAYS, seriesLabels=[]))
             output = read_stream("report_signups", reports(signups=BY_COUNTRY))
         assert records(output) == []
+        assert output.errors == []
 
     @pytest.mark.parametrize(
         ("query", "found", "count", "labels"),
@@ -319,6 +321,7 @@ class TestWeeksAndMonths:
             self.month(http, "2023-12-01", "2023-12-31")
             self.month(http, "2024-01-01", "2024-01-03")
             output = read_stream("report_x", settings, {"date": "2024-01-01"})
+        assert sorted(r["date"] for r in records(output)) == ["2023-12-01", "2024-01-01"]
         assert final_state(output) == {"date": "2024-01-01"}
 
     def test_given_an_end_date_when_synced_then_its_month_is_whole(self) -> None:
@@ -327,6 +330,7 @@ class TestWeeksAndMonths:
             self.month(http, "2023-10-01", "2023-10-31")
             self.month(http, "2023-11-01", "2023-11-30")
             output = read_stream("report_x", {**settings, "end_date": "2023-11-02"})
+        assert sorted(r["date"] for r in records(output)) == ["2023-10-01", "2023-11-01"]
         assert final_state(output) == {"date": "2023-11-01"}
 
 
@@ -432,10 +436,12 @@ class TestRetention:
 class TestSavedCharts:
     SETTINGS = reports(board={"kind": "chart", "chart_id": "abc123"})
 
-    def test_given_a_chart_when_synced_then_its_cells_are_stored(self) -> None:
-        text = '"\tPlatform","2024-01-01T00:00:00"\r\n"\tiOS","12.5%"\r\n'
+    CSV = '"\tPlatform","2024-01-01T00:00:00"\r\n"\tiOS","12.5%"\r\n'
+
+    @pytest.mark.parametrize("body", [answer(CSV), HttpResponse(CSV)], ids=["json", "text"])
+    def test_given_a_chart_when_synced_then_its_cells_are_stored(self, body: HttpResponse) -> None:
         with HttpMocker() as http:
-            get(http, "3/chart/abc123/csv", {}, answer(text))
+            get(http, "3/chart/abc123/csv", {}, body)
             output = read_stream("report_board", self.SETTINGS, sync_mode=SyncMode.full_refresh)
         assert records(output) == [
             {
