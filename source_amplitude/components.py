@@ -1600,9 +1600,10 @@ class SavedState(StateMigration):
             )
             state = newest
         done = state - parse_duration(self._interpolate(self.read_again))
-        if first_day := self.parameters.get("first_day"):  # of the month, for one
+        if first_day := (self.parameters or {}).get("first_day"):  # of the month, for one
             day = timedelta(days=1)
-            done = datetime.strptime((done + day).strftime(first_day), "%Y-%m-%d") - day
+            first = (done + day).strftime(first_day)
+            done = DatetimeParser().parse(first, "%Y-%m-%d") - day
         slice_of_done = {
             "start": start,
             "end": max(start, done),

@@ -531,7 +531,7 @@ def test_when_discovered_then_reports_follow_the_streams_of_all() -> None:
     streams = [s.as_airbyte_stream() for s in SourceAmplitude(config=settings).streams(settings)]
     assert [
         (s.name, [key for key, *_ in s.source_defined_primary_key or []], s.default_cursor_field)
-        for s in streams[len(MANIFEST["streams"]) :]
+        for s in streams[-4:]
     ] == [
         ("report_b", ["date", "event_number", "group"], ["date"]),
         ("report_d", ["date", "step", "group"], ["date"]),
