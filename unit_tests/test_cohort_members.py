@@ -6,14 +6,18 @@ Requests are matched exactly, and states asserted literally; it is noon of 2024-
 import copy
 import io
 import json
+import re
+import sqlite3
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from errno import ENOSPC
 from http.client import IncompleteRead
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -1036,6 +1040,44 @@ class TestStorage:
         assert "abcdef0123" not in "".join(
             str(error.trace.error) for error in output.errors if error.trace
         )
+
+
+class TestDocs:
+    def test_given_syncs_when_asked_as_the_docs_say_then_the_members_are_those_of_now(self) -> None:
+        docs = (Path(__file__).parents[1] / "docs" / "amplitude.md").read_text()
+        [query] = re.findall(r"```sql\n(SELECT m\.\*.*?)```", docs, re.DOTALL)
+        with closing(sqlite3.connect(":memory:")) as db:
+            db.execute("CREATE TABLE cohorts (id TEXT, size INT, archived BOOL)")
+            db.executemany(
+                "INSERT INTO cohorts VALUES (?, ?, ?)",
+                [
+                    ("moved", 2, False),
+                    ("waits", 1, None),
+                    ("emptied", 0, False),
+                    ("archived", 1, True),
+                    ("unknown", None, None),
+                ],
+            )
+            db.execute(
+                "CREATE TABLE cohort_members (cohort_id TEXT, amplitude_id INT, computed_at TEXT)"
+            )
+            db.executemany(
+                "INSERT INTO cohort_members VALUES (?, ?, ?)",
+                [
+                    ("moved", 1, AT_T3),
+                    ("moved", 2, AT_T2),
+                    ("moved", 3, AT_T3),
+                    *((cohort_id, 4, AT_T1) for cohort_id in ("waits", "emptied", "archived")),
+                    *((cohort_id, 5, AT_T1) for cohort_id in ("gone", "unknown")),
+                ],
+            )
+            found = db.execute(query).fetchall()
+        assert sorted(row[:2] for row in found) == [
+            ("moved", 1),
+            ("moved", 3),
+            ("unknown", 5),
+            ("waits", 4),
+        ]
 
 
 class TestBuilder:

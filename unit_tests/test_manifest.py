@@ -207,7 +207,7 @@ def test_fields_of_the_form_are_titled_ordered_and_described_the_required_ones_f
     for name, field in properties.items():
         assert f"- **{field['title']}** (`{name}`): " in docs
         assert field["title"] == re.sub(
-            r"\b(?!by\b|of\b|per\b)\w", lambda m: m[0].upper(), field["title"]
+            r"\b(?!by\b|of\b|per\b|the\b)\w", lambda m: m[0].upper(), field["title"]
         )
         assert len(field["description"]) > 40
 
