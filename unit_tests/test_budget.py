@@ -214,7 +214,7 @@ SEGMENT = (
         ({**BY_COUNTRY, "interval": "week"}, 43, 36, 180),
         (
             {**BY_COUNTRY, "interval": "week", "events": ["Signed Up", "Song Played 🎧"]},
-            *(11, 20, 200),
+            *(31, 20, 200),
         ),
         ({**BY_COUNTRY, "interval": "month"}, 91, 31, 155),
         ({**BY_COUNTRY, "events": [BY_ITSELF], "segment": SEGMENT}, 9, 5, 175),

@@ -291,6 +291,14 @@ class TestWeeksAndMonths:
         ]
         assert final_state(output) == {"date": "2024-01-01"}
 
+    def test_given_a_state_when_synced_then_a_week_more_than_the_look_back_is_read_again(
+        self,
+    ) -> None:
+        query = {"kind": "segmentation", "events": ["Signed Up"], "interval": "week"}
+        settings = {**reports(x=query), "start_date": "2023-01-01", "dashboard_lookback_days": 1}
+        windows = windows_of("report_x", settings, {"date": "2024-01-01"})
+        assert windows == [("2023-12-25", "2024-01-03")]
+
     MONTHS: ClassVar[dict[str, Any]] = {
         **{"kind": "segmentation", "events": ["Signed Up"], "interval": "month"},
         "group_by": ["country"],
