@@ -682,6 +682,15 @@ def test_given_personal_values_when_dropped_or_hashed_then_they_are_nowhere_what
         assert bool(said) == (tail not in SOUND_TAILS)
 
 
+def test_given_a_damaged_event_then_its_error_does_not_lead_to_the_line() -> None:
+    """The cause holds all of it, and would be printed by whoever prints causes with their data."""
+    damaged = body(tail=f'{{"email":"{HIDDEN}'.encode())
+    with pytest.raises(AirbyteTracedException) as failure:
+        extract(ExportArchiveExtractor, damaged, HIDING)
+    assert failure.value.__cause__ is None
+    assert failure.value.__suppress_context__
+
+
 @pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("in_batches", [False, True])
 def test_given_a_damaged_event_when_read_then_no_value_of_it_is_in_the_output_or_debug_logs(
