@@ -1559,7 +1559,7 @@ class SavedState(StateMigration):
     read_again: str
     formats: list[str]
     beyond: str = "PT0S"
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         # Before the cursor is made of them.
@@ -1602,8 +1602,7 @@ class SavedState(StateMigration):
         done = state - parse_duration(self._interpolate(self.read_again))
         if first_day := (self.parameters or {}).get("first_day"):  # of the month, for one
             day = timedelta(days=1)
-            first = (done + day).strftime(first_day)
-            done = DatetimeParser().parse(first, "%Y-%m-%d") - day
+            done = DatetimeParser().parse((done + day).strftime(first_day), "%Y-%m-%d") - day
         slice_of_done = {
             "start": start,
             "end": max(start, done),
@@ -1636,7 +1635,7 @@ class SavedState(StateMigration):
         return DatetimeParser().parse(self._interpolate(template), cursor.datetime_format)
 
     def _interpolate(self, template: str) -> str:
-        text = InterpolatedString.create(template, parameters=self.parameters)
+        text = InterpolatedString.create(template, parameters=self.parameters or {})
         return str(text.eval(self.config))
 
     def _parse(self, value: object, cursor: Any) -> datetime:
