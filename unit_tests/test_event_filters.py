@@ -369,8 +369,8 @@ class TestRefusals:
         ("value", "reason"),
         [
             ("Sign Up", "'Sign Up' is not of type 'array'"),
-            ([""], "'' should be non-empty"),
-            ([5], "5 is not of type 'string'"),
+            ([""], "entry 1: '' should be non-empty"),
+            ([5], "entry 1: 5 is not of type 'string'"),
         ],
     )
     def test_given_no_list_of_texts_then_the_field_is_named(
