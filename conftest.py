@@ -18,4 +18,6 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture(scope="module")
 def expected(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Delivery:
     """What the installed command delivers; test_end_to_end.py compares that with the truth."""
-    return delivery(Connector(tmp_path_factory.mktemp("package"), sandbox, **settings()).read())
+    return delivery(
+        Connector(tmp_path_factory.mktemp("package"), sandbox, **settings(sandbox)).read()
+    )

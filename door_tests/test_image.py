@@ -177,7 +177,10 @@ def test_given_a_read_only_root_when_run_as_its_user_then_all_is_the_same(
     assert told.stdout.split() == ["1000", "writable", "read-only"]
 
     connector = Connector(
-        tmp_path, sandbox, contained(root, sandbox, tmp_path, ["source-amplitude"]), **settings()
+        tmp_path,
+        sandbox,
+        contained(root, sandbox, tmp_path, ["source-amplitude"]),
+        **settings(sandbox),
     )
     [spec] = [m["spec"] for m in connector.run("spec").messages if m["type"] == "SPEC"]
     assert "api_key" in spec["connectionSpecification"]["required"]
@@ -192,9 +195,9 @@ def test_given_the_two_files_in_the_folder_of_airbytes_recipe_when_run_then_all_
     try:
         image_layout(recipe)
         command = contained(root, sandbox, tmp_path, ["python", "main.py"])
-        assert check_discover_and_read(Connector(tmp_path, sandbox, command, **settings())) == (
-            expected
-        )
+        assert check_discover_and_read(
+            Connector(tmp_path, sandbox, command, **settings(sandbox))
+        ) == (expected)
     finally:
         shutil.rmtree(recipe)
         kept.rename(recipe)

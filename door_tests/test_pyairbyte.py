@@ -13,9 +13,9 @@ import duckdb
 import pytest
 
 from door_tests.common import (
-    KEYS,
     MANIFEST,
     REPOSITORY,
+    TABLES,
     Delivery,
     in_order,
     key_of,
@@ -174,7 +174,7 @@ def columns(db: Path) -> dict[str, dict[str, str]]:
             " FROM duckdb_columns() WHERE NOT starts_with(column_name, '_airbyte') GROUP BY ALL"
         ).fetchall():
             found.setdefault(table, {})[kind] = names
-    return {table: found[table] for table in KEYS}
+    return {table: found[table] for table in TABLES}
 
 
 def rows(db: Path, table: str) -> list[dict[str, Any]]:
@@ -219,7 +219,7 @@ def unpacked(stream: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def assert_holds(db: Path, expected: Delivery) -> None:
-    for stream in KEYS:
+    for stream in TABLES:
         held = [unpacked(stream, row) for row in rows(db, stream)]
         truth = [stored(stream, record) for record in expected.records[stream]]
         assert in_order(stream, held) == in_order(stream, truth), stream
@@ -247,7 +247,7 @@ def test_given_append_when_synced_twice_then_no_more_than_the_look_back_stands_t
     db = tmp_path / "appended.duckdb"
     load(EXECUTABLE, db, sandbox, tmp_path, times=2, strategy="append")
     assert columns(db) == COLUMNS
-    for stream in KEYS:
+    for stream in TABLES:
         keys = [key_of(stream, row) for row in rows(db, stream)]
         records = expected.records[stream]
         truth = [key_of(stream, stored(stream, record)) for record in records]

@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 
 from door_tests.common import (
-    FILES,
-    KEYS,
     REPOSITORY,
     Delivery,
     check_discover_and_read,
     settings,
 )
 from sandbox import Sandbox
-from unit_tests.installed import Connector
+from unit_tests.installed import PACKAGE, Connector
 
 
 def interpreter(version: str) -> Path:
@@ -68,7 +66,7 @@ def test_when_built_then_the_wheel_holds_the_connector_and_nothing_else(wheel: P
     assert sorted(names) == sorted(
         [
             *(f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt")),
-            *(f"source_amplitude/schemas/{stream}.json" for stream in (*KEYS, *FILES)),
+            *(f"source_amplitude/schemas/{file.name}" for file in (PACKAGE / "schemas").iterdir()),
             "source_amplitude/__init__.py",
             "source_amplitude/components.py",
             "source_amplitude/delivery.py",
@@ -90,7 +88,7 @@ def test_given_an_empty_environment_when_the_wheel_is_installed_then_all_is_the_
     )
     pip("--python", str(environment / "bin" / "python"), "install", str(wheel))
     command = [str(environment / "bin" / "source-amplitude")]
-    connector = Connector(tmp_path, sandbox, command, env={"PYTHONPATH": ""}, **settings())
+    connector = Connector(tmp_path, sandbox, command, env={"PYTHONPATH": ""}, **settings(sandbox))
 
     [spec] = [m["spec"] for m in connector.run("spec").messages if m["type"] == "SPEC"]
     assert "api_key" in spec["connectionSpecification"]["required"]

@@ -81,9 +81,15 @@ class Run:
 
 
 @cache
-def discovered_streams(has_management_key: bool = False) -> list[dict[str, Any]]:
-    """What ``discover`` prints, without a process for it; test_end_to_end.py compares the two."""
-    config = dict.fromkeys(("api_key", "secret_key", "start_date"), "2024-01-01T00:00:00Z")
+def discovered_streams(
+    has_management_key: bool = False, reports: str = "[]"
+) -> list[dict[str, Any]]:
+    """What ``discover`` prints, without a process for it; test_end_to_end.py compares the two.
+
+    ``reports`` are those of the config, as JSON.
+    """
+    required = dict.fromkeys(("api_key", "secret_key", "start_date"), "2024-01-01T00:00:00Z")
+    config = {**required, "reports": json.loads(reports)}
     if has_management_key:
         config["management_api_key"] = "key"
     catalog = SourceAmplitude(config=config).discover(logging.getLogger("airbyte"), config)
@@ -168,7 +174,9 @@ class Connector:
     def read_options(self, *streams: str, state: list[dict[str, Any]] | None = None) -> list[str]:
         named = [
             stream
-            for stream in discovered_streams("management_api_key" in self.config)
+            for stream in discovered_streams(
+                "management_api_key" in self.config, json.dumps(self.config.get("reports", []))
+            )
             # Files need a folder, and somebody who takes them.
             if stream["name"] in streams or (not streams and not stream["is_file_based"])
         ]
