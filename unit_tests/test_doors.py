@@ -50,6 +50,10 @@ from unit_tests.test_manifest import nodes
 BUILDER_LIMITS = {"record_limit": 1000, "page_limit": 5, "slice_limit": 5}
 # They have more slices than that, or more records.
 CUT_BY_THE_BUILDER = {"session_lengths", "event_counts", "event_properties", "lookup_table_rows"}
+# A test read must not spend more than one download of a cohort.
+SPARED_BY_THE_BUILDER = {"cohort_members"}
+# The CDK gives requesters of our own nothing to tell the Builder of their requests.
+WITHOUT_REQUESTS = {"cohort_members", "report_signups_by_country", "report_checkout"}
 INJECTED = {
     "__injected_components_py": COMPONENTS.read_text(),
     "__injected_components_py_checksums": {
@@ -167,7 +171,7 @@ def assert_delivered(stream: str, test_read: dict[str, Any], expected: Delivery)
     """A test read gave what the package delivers of a stream, or a part of what is too much."""
     records, truth = read_records(stream, test_read), expected.records[stream]
     assert test_read["test_read_limit_reached"] is (stream in CUT_BY_THE_BUILDER)
-    if stream in CUT_BY_THE_BUILDER:
+    if stream in CUT_BY_THE_BUILDER | SPARED_BY_THE_BUILDER:
         assert records
         keys = {key_of(stream, record) for record in records}
         truth = [record for record in truth if key_of(stream, record) in keys]
@@ -242,7 +246,8 @@ class TestBuilder:
         assert_delivered(stream, read, expected)
         found = {name for record in expected.records[stream] for name in record}
         assert set(read["inferred_schema"]["properties"]) == found
-        assert all(part["pages"][0]["request"]["url"] for part in read["slices"])
+        if stream not in WITHOUT_REQUESTS:
+            assert all(part["pages"][0]["request"]["url"] for part in read["slices"])
 
     def test_given_a_range_of_one_hour_when_events_are_test_read_then_five_hours_are_downloaded(
         self, server: ManifestServer, sandbox: Sandbox, config: dict[str, Any]
