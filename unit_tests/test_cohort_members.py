@@ -90,6 +90,12 @@ def get(http: HttpMocker, path: str, params: Mapping[str, Any], *answers: HttpRe
     http.get(HttpRequest(HOST + path, params, AUTHORIZATION), list(answers))
 
 
+def assert_times(http: HttpMocker, count: int, path: str) -> None:
+    """The mocker itself asks for no more than that each answer was used."""
+    asked = [urlsplit(request.url).path for request in http._mocker.request_history]
+    assert asked.count(path) == count
+
+
 def lists(
     http: HttpMocker, *cohorts: Mapping[str, Any], used: HttpResponse | None = UNKNOWN_USAGE
 ) -> None:
@@ -129,7 +135,9 @@ def state_of(**computed: str) -> dict[str, Any]:
 
 
 def read(state: Mapping[str, Any] | None = None, **settings: Any) -> EntrypointOutput:
-    return read_stream("cohort_members", config(**settings), state)
+    output = read_stream("cohort_members", config(**settings), state)
+    assert output.errors == []  # the CDK lets a stream fail where it is told to expect success
+    return output
 
 
 def failed(state: Mapping[str, Any] | None = None, **settings: Any) -> EntrypointOutput:
@@ -504,6 +512,12 @@ class TestQuota:
         [line] = said(output, "How many cohort downloads of this month are left is not known")
         assert line.endswith("This sync takes at most 1.")
 
+    def test_given_less_than_what_is_kept_when_read_then_nothing_is_downloaded(self) -> None:
+        with HttpMocker() as http:
+            lists(http, cohort("a"), cohort("b"), used=usage(5, 5))
+            output = read()
+        assert records(output) == []
+
     @pytest.mark.parametrize("status", [403, 404])
     def test_given_nobody_who_knows_what_is_left_when_read_then_it_goes_on(
         self, status: int
@@ -514,6 +528,7 @@ class TestQuota:
             output = read()
         assert len(records(output)) == 1
         assert len(said(output, "are left is not known")) == 1
+        assert not said(output, "refused")
 
     def test_given_a_failure_to_say_what_is_left_when_read_then_it_is_asked_again_and_goes_on(
         self,
@@ -524,6 +539,7 @@ class TestQuota:
             get(http, "/api/3/cohorts/usage", {}, down, down, down)
             downloads(http, "a", csv(ONE))
             output = read()
+            assert_times(http, 3, "/api/3/cohorts/usage")
         assert len(records(output)) == 1
         assert len(said(output, "attempts. Exception: Amplitude answered HTTP 500 (Down).")) == 1
         assert len(said(output, "are left is not known")) == 1
@@ -577,6 +593,8 @@ class TestJob:
             for cohort_id in "bc":
                 downloads(http, cohort_id, csv(ONE))
             output = failed(state_of(a=AT_T1))
+            assert_times(http, 1, "/api/5/cohorts/request/a")
+            assert_times(http, 6, "/api/5/cohorts/request-status/r-a")
         message, failure_type = first_error(output)
         assert message.startswith(f"The members of cohort a could not be read. {found}")
         assert message.endswith("To go without it, name the others under Cohorts (cohort_ids).")
@@ -592,6 +610,7 @@ class TestJob:
             lists(http, cohort("a"))
             downloads(http, "a", csv(ONE), statuses=[*strange, PENDING, PENDING, DONE])
             output = read()
+            assert_times(http, 1, "/api/5/cohorts/request/a")
         assert len(records(output)) == 1
 
     def test_given_a_job_that_failed_when_read_again_then_it_is_made_once_more(self) -> None:
@@ -607,7 +626,8 @@ class TestJob:
             output = read(cohort_downloads_per_sync=70, num_workers=1)
         made = [at for at, path in amplitude.requests if path.split("/")[-2] == "request"]
         assert len(made) == len(records(output)) == 70
-        for limit, seconds in ((4, 60), (60, 600)):
+        # Amplitude counts from when requests get there.
+        for limit, seconds in ((4, 74), (60, 600)):
             assert all(later - at > seconds for at, later in zip(made, made[limit:], strict=False))
         assert made[-1] - made[0] < 70 / 4 * 76
 
@@ -629,6 +649,7 @@ class TestJob:
             lists(http, cohort("a"))
             downloads(http, "a", creations=[refused] * 4, statuses=())
             output = failed()
+            assert_times(http, 4, "/api/5/cohorts/request/a")
         message, failure_type = first_error(output)
         assert message.startswith("The members of cohort a could not be read. ")
         assert "Amplitude answered HTTP 429 (Exceeded the limit)." in message
@@ -649,6 +670,7 @@ class TestJob:
             lists(http, cohort("a"))
             downloads(http, "a", creations=[refused], statuses=())
             output = failed()
+            assert_times(http, 1, "/api/5/cohorts/request/a")
         message, failure_type = first_error(output)
         assert "The project's cohort downloads of this month seem to be used up" in message
         assert failure_type is FailureType.transient_error
@@ -906,6 +928,8 @@ class TestFile:
             downloads(http, "a", *broken[:3], csv(ONE))
             downloads(http, "b", *broken[3:], csv(ONE))
             output = read()
+            for cohort_id in "ab":
+                assert_times(http, 1, f"/api/5/cohorts/request/{cohort_id}")
         assert [record["amplitude_id"] for record in records(output)] == [1, 1]
 
     @pytest.mark.parametrize("part", [b"", b"amplitude", b"amplitude_id,user_id\n1,a\n2,"])
@@ -1009,6 +1033,8 @@ class TestStorage:
             downloads(http, "a", *[HttpResponse("", *LED.values())] * 6)
             http.get(HttpRequest(SIGNED), [refused] * 6)
             output = failed()
+            assert_times(http, 6, urlsplit(FILE).path)
+            assert_times(http, 1, "/api/5/cohorts/request/a")
         message, failure_type = first_error(output)
         assert (
             "The answer of exports.s3.us-west-2.amazonaws.com, from where a cohort's members were "
