@@ -1,5 +1,6 @@
 """A picture of a synced project, drawn from its DuckDB file by SQL."""
 
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import duckdb
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
@@ -49,25 +51,46 @@ RETENTION = """
     FROM retention WHERE cohort_size > 0 ORDER BY ALL
 """
 
+# Of the first report of each kind
+SEGMENTATION = """
+    SELECT "group", date, sum(value) FROM {table} WHERE event_number = 1 GROUP BY ALL ORDER BY ALL
+"""
+FUNNEL = """
+    SELECT step, event, sum(users) FROM {table} GROUP BY ALL ORDER BY step
+"""
+KINDS = """
+    SELECT min(table_name) FILTER (column_name = 'event_number'),
+           min(table_name) FILTER (column_name = 'step')
+    FROM duckdb_columns() WHERE starts_with(table_name, 'report_')
+"""
+
 
 def draw(db: Path, picture: Path) -> bool:
-    """Draw events, users and retention as a PNG, as far as `db` holds them.
+    """Draw events, users, retention and reports as a PNG, as far as `db` holds them.
 
     Returns whether there was anything to draw.
     """
     with duckdb.connect(str(db), read_only=True) as connection:
         tables = {name for (name,) in connection.execute("SHOW TABLES").fetchall()}
 
-        def rows(table: str, query: str) -> list[Any]:
+        def rows(table: str | None, query: str) -> list[Any]:
             return connection.execute(query).fetchall() if table in tables else []
 
         hours, types = rows("events", EVENTS_PER_HOUR), rows("events", EVENT_TYPES)
         users, cohorts = rows("daily_user_counts", DAILY_USERS), rows("retention", RETENTION)
-    if not (hours or users or cohorts):
+        counted, funnel = connection.execute(KINDS).fetchone() or (None, None)
+        groups = rows(counted, SEGMENTATION.format(table=counted))
+        steps = rows(funnel, FUNNEL.format(table=funnel))
+    if not (hours or users or cohorts or groups or steps):
         return False
     with rc_context(_STYLE):
-        figure = Figure(figsize=(13, 7.5), dpi=150, layout="constrained")
-        (above, right), (below, last) = figure.subplots(2, 2, width_ratios=[5, 3])
+        columns = 3 if groups or steps else 2
+        figure = Figure(figsize=(6.5 * columns, 7.5), dpi=150, layout="constrained")
+        axes = figure.subplots(2, columns, width_ratios=[5, 3, 4][:columns])
+        (above, right), (below, last) = (row[:2] for row in axes)
+        if columns == 3:
+            _draw_groups(axes[0][2], groups, counted)
+            _draw_steps(axes[1][2], steps, funnel)
         _draw_hours(above, hours)
         _draw_types(right, types)
         _draw_users(below, users)
@@ -130,6 +153,47 @@ def _draw_retention(axes: Axes, cohorts: list[Any]) -> None:
     axes.set_yticks(list(lines.values()), [f"{day:%d %b}" for day in lines])
     axes.set_ylim(-0.6, max(len(days), 1) - 0.4)
     axes.grid(visible=False)
+
+
+def _draw_groups(axes: Axes, groups: list[Any], table: str | None) -> None:
+    """A stack per date: the largest groups first, those beyond the sixth together."""
+    totals: Counter[str] = Counter()
+    for group, _, value in groups:
+        totals[group] += value or 0
+    largest = [group for group, _ in totals.most_common(6)]
+    dates = sorted({day for _, day, _ in groups})
+    below: Counter[Any] = Counter()
+    for number, name in enumerate([*largest, *(["others"] if len(totals) > 6 else [])]):
+        heights: Counter[Any] = Counter()
+        for group, day, value in groups:
+            if (group if group in largest else "others") == name:
+                heights[day] += value or 0
+        axes.bar(
+            dates,
+            [heights[day] for day in dates],
+            0.9,
+            bottom=[below[day] for day in dates],
+            align="edge",
+            color=_COLOUR,
+            alpha=1 - number * 0.14,
+            label=name,
+        )
+        below += heights
+    if groups:
+        axes.legend(frameon=False, ncols=3, loc="upper left", fontsize="small")
+    _label(axes, table or "no such report", "by group")
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.3)
+    axes.xaxis.set_major_locator(AutoDateLocator(maxticks=6))  # type: ignore[no-untyped-call]
+
+
+def _draw_steps(axes: Axes, steps: list[Any], table: str | None) -> None:
+    names = ["".join(c for c in name if ord(c) < 0x2000).strip()[:28] for _, name, _ in steps]
+    users = [count for *_, count in steps]
+    bars = axes.bar(range(len(steps)), users, 0.7, color=_COLOUR, alpha=0.6)
+    shares = [f"{count / users[0]:.0%}" if users[0] else "" for count in users]
+    axes.bar_label(bars, shares)
+    _label(axes, table or "no such report", "users by step")
+    axes.set_xticks(range(len(steps)), names)
 
 
 def _label(axes: Axes, title: str, subtitle: str) -> None:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-from demo.__main__ import database_name, main, sync_and_compare, truth
+from demo.__main__ import database_name, main, settings, sync_and_compare, truth
 from demo.sync import Count, SyncError, sync
-from sandbox import Fault, Project, Sandbox
+from sandbox import Fault, Project, Sandbox, experiments
 
 pytestmark = [
     pytest.mark.skipif(
@@ -25,7 +25,6 @@ pytestmark = [
 NOW = datetime.now(timezone.utc)
 FIRST_HOUR = (NOW - timedelta(hours=40)).replace(minute=0, second=0, microsecond=0)
 DELAY, LONGER_DELAY = timedelta(hours=2), timedelta(hours=6)
-SHORT_LOOK_BACKS = {"lookback_window_hours": 1, "dashboard_lookback_days": 0}
 
 
 class Syncs(NamedTuple):
@@ -59,10 +58,10 @@ def sandbox() -> Iterator[Sandbox]:
 def syncs(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Syncs:
     db = tmp_path_factory.mktemp("demo") / "demo.duckdb"
     hours, first_truth = sandbox.exportable_hours(FIRST_HOUR, NOW), truth(sandbox)
-    first = sync(sandbox.config(**SHORT_LOOK_BACKS), db)
+    first = sync(sandbox.config(**settings(sandbox)), db)
     sandbox.export_delay = DELAY
     new_hours = sandbox.exportable_hours(FIRST_HOUR, NOW)[len(hours) :]
-    second = sync(sandbox.config(**SHORT_LOOK_BACKS), db)
+    second = sync(sandbox.config(**settings(sandbox)), db)
     return Syncs(first, first_truth, second, truth(sandbox), hours, new_hours, sandbox, db)
 
 
@@ -94,6 +93,9 @@ def test_given_time_has_passed_when_synced_again_then_only_the_last_hour_and_day
     # To the second, a day before the latest.
     newest = datetime.fromisoformat(replays[-1]["start_time"].replace("Z", "+00:00"))
     since = f"{newest - timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
+    versions = experiments.versions(project, FIRST_HOUR, NOW)
+    saved = [datetime.fromisoformat(v["createdAt"].replace("Z", "+00:00")) for v in versions]
+    saved_again = [moment for moment in saved if moment > max(saved) - timedelta(hours=1)]
 
     assert moved == {
         **syncs.second_truth,
@@ -104,6 +106,10 @@ def test_given_time_has_passed_when_synced_again_then_only_the_last_hour_and_day
         "sessions_per_user": 1,
         "session_lengths": len(project.session_lengths(NOW.date())),
         "event_counts": 2 * len(project.events_list()),
+        # None has been computed anew.
+        "cohort_members": 0,
+        "flag_versions": len(saved_again),
+        "report_signups_by_country": len(project.count_users("active", [NOW.date()], "country")),
         "session_replays": sum(replay["start_time"] > since for replay in replays),
     }
 
@@ -136,6 +142,8 @@ def test_given_a_synced_project_when_its_columns_are_described_then_they_have_fi
         ["events"],
         ["daily_user_counts"],
         ["retention"],
+        ["report_signups_by_country"],
+        ["events", "report_checkout"],
         ["cohorts"],
     ],
     ids=",".join,
