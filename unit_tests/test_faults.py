@@ -447,8 +447,12 @@ def test_given_plans_that_are_missing_when_read_then_each_ends_its_own_streams_a
             "HTTP 404 (Taxonomy API access requires an Enterprise plan). Amplitude answers like "
             "this when the project's plan has no Taxonomy API, which is part of Enterprise.",
         ),
-        "cohorts": "this project may not read cohorts: that takes the Behavioral Cohorts add-on. "
-        "Have it added to the plan, or deselect the stream cohorts.",
+        **dict.fromkeys(
+            ["cohorts", "cohort_members"],
+            "this project may not read cohorts: that takes the Behavioral Cohorts add-on, and "
+            "members take a Growth or Enterprise plan. Have it added to the plan, or deselect the "
+            "streams cohorts and cohort_members.",
+        ),
         "session_replays": "Amplitude answers like this when the project has no Session Replay. "
         "Have it added to the plan, or deselect the stream session_replays.",
     }
