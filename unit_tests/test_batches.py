@@ -113,7 +113,7 @@ TAILS = [b"", b"no event\n", b'{"a":NaN,"b":123456789012345678901}\n', b'{"a":"\
 
 @pytest.mark.usefixtures("no_waiting")
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     phases=[Phase.generate],  # to shrink a failure takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -116,10 +116,10 @@ class TestAll:
         expands = stream == "deleted_users"
         assert records(output) == [{**element, "amplitude_id": 1} if expands else sent]
 
-    @pytest.mark.parametrize("name", ["Shop", "007", "{{ 1 + 1 }}", "{'a': 1}", "“Ünïted” 'x' \\"])
     def test_given_a_project_name_when_read_then_every_record_carries_it_as_it_is(
-        self, stream: str, name: str
+        self, stream: str
     ) -> None:
+        name = "{{ 1 + 1 }} 'x' \\ “Ünïted”"
         url, params, _ = LISTS[stream]
         sent = {"name": "a", "day": "2024-01-03", "amplitude_ids": [{"amplitude_id": 1}]}
         with HttpMocker() as http:

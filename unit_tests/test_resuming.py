@@ -187,7 +187,7 @@ def union_of_syncs(project: Export, step: timedelta, look_back: int, fields: Any
 
 
 # More of them were run by hand: RESUMING_ROUNDS=1000.
-ROUNDS = int(os.environ.get("RESUMING_ROUNDS", "6"))
+ROUNDS = int(os.environ.get("RESUMING_ROUNDS", "4"))
 
 
 @pytest.mark.usefixtures("no_waiting")
