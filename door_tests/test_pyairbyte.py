@@ -44,7 +44,11 @@ READ_AGAIN_IN_PART = {
     "session_lengths",
     "event_counts",
     "session_replays",
+    "flag_versions",
+    "report_signups_by_country",
 }
+# No cohort is computed anew.
+NOT_READ_AGAIN = {"cohort_members"}
 _USER_COUNTS = {
     "BIGINT": "users",
     "BOOLEAN": "is_complete",
@@ -103,6 +107,12 @@ COLUMNS = {
         "JSON": "definition metadata owners shortcut_ids syncmetadata viewers",
         "VARCHAR": "chart_id description edit_id id location_id name type",
     },
+    "cohort_members": {
+        "BIGINT": "amplitude_id",
+        "JSON": "properties",
+        "TIMESTAMP": "computed_at",
+        "VARCHAR": "cohort_id user_id",
+    },
     "events_list": {
         "BOOLEAN": "autohidden clusters_hidden deleted flow_hidden hidden in_waitroom non_active"
         " timeline_hidden",
@@ -155,6 +165,60 @@ COLUMNS = {
         "DATE": "active_scrub_done_date day requested_on_day",
         "VARCHAR": "requester status",
     },
+    "experiments": {
+        "BOOLEAN": "deleted enabled stickybucketing",
+        "DECIMAL(38,9)": "rolloutpercentage",
+        "JSON": "deployments exposureevent parentdependencies rolloutweights tags"
+        " targetsegments variants",
+        "TIMESTAMP": "createdat lastmodifiedat",
+        "VARCHAR": "bucketingkey bucketingsalt bucketingunit createdby decision"
+        " decisionreason description enddate evaluationmode experimenttype id"
+        " key lastmodifiedby name projectid rolledoutvariant startdate state",
+    },
+    "flags": {
+        "BOOLEAN": "deleted enabled",
+        "DECIMAL(38,9)": "rolloutpercentage",
+        "JSON": "deployments parentdependencies rolloutweights tags targetsegments variants",
+        "TIMESTAMP": "createdat lastmodifiedat",
+        "VARCHAR": "bucketingkey bucketingsalt bucketingunit createdby description"
+        " evaluationmode id key lastmodifiedby name projectid",
+    },
+    "flag_versions": {
+        "BIGINT": "version",
+        "JSON": "flagconfig",
+        "TIMESTAMP": "createdat",
+        "VARCHAR": "createdby flag_id flag_key",
+    },
+    "deployments": {
+        "BOOLEAN": "deleted",
+        "VARCHAR": "id key label projectid",
+    },
+    "mutexes": {
+        "JSON": "slots",
+        "VARCHAR": "bucketingkey bucketingsalt description evaluationmode id key name projectid",
+    },
+    "holdouts": {
+        "BOOLEAN": "deleted",
+        "DECIMAL(38,9)": "holdoutpercentage",
+        "JSON": "experiments individualexclusion individualinclusion",
+        "TIMESTAMP": "createdat lastmodifiedat",
+        "VARCHAR": "bucketingkey bucketingsalt createdby description evaluationmode id key"
+        " lastmodifiedby name projectid variantname",
+    },
+    "report_signups_by_country": {
+        "BIGINT": "event_number",
+        "BOOLEAN": "is_complete",
+        "DATE": "date",
+        "DECIMAL(38,9)": "value",
+        "VARCHAR": "event group",
+    },
+    "report_checkout": {
+        "BIGINT": "step users",
+        "BOOLEAN": "is_complete",
+        "DATE": "date",
+        "DECIMAL(38,9)": "average_seconds conversion median_seconds",
+        "VARCHAR": "event group",
+    },
 }
 
 
@@ -171,7 +235,9 @@ def columns(db: Path) -> dict[str, dict[str, str]]:
     with duckdb.connect(str(db), read_only=True) as connection:
         for table, kind, names in connection.execute(
             "SELECT table_name, data_type, string_agg(column_name, ' ' ORDER BY column_name)"
-            " FROM duckdb_columns() WHERE NOT starts_with(column_name, '_airbyte') GROUP BY ALL"
+            " FROM duckdb_columns() WHERE NOT starts_with(column_name, '_airbyte')"
+            # Of every table, and empty.
+            " AND column_name <> 'project_name' GROUP BY ALL"
         ).fetchall():
             found.setdefault(table, {})[kind] = names
     return {table: found[table] for table in TABLES}
@@ -256,7 +322,7 @@ def test_given_append_when_synced_twice_then_no_more_than_the_look_back_stands_t
         if stream in READ_AGAIN_IN_PART:
             assert 0 < again < len(truth), stream
         else:
-            assert again == len(truth), stream
+            assert again == (0 if stream in NOT_READ_AGAIN else len(truth)), stream
 
 
 class TestViewsForFivetransPackage:
