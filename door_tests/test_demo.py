@@ -95,7 +95,8 @@ def test_given_time_has_passed_when_synced_again_then_only_the_last_hour_and_day
     since = f"{newest - timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
     versions = experiments.versions(project, FIRST_HOUR, NOW)
     saved = [datetime.fromisoformat(v["createdAt"].replace("Z", "+00:00")) for v in versions]
-    saved_again = [moment for moment in saved if moment > max(saved) - timedelta(hours=1)]
+    last_saved = max(saved, default=NOW)
+    saved_again = [moment for moment in saved if moment > last_saved - timedelta(hours=1)]
 
     assert moved == {
         **syncs.second_truth,
