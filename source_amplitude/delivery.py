@@ -208,6 +208,7 @@ class BatchingSource(ConcurrentSource):
             processor._record_counter[_STREAM] += batch.count - 1
         elif self._filter and processor._is_stream_done(_STREAM):
             self._filter.log_unseen()
+            self._filter = None  # nothing more to ask for at each record of other streams
 
 
 def components_in_batches() -> ModuleType:
