@@ -406,17 +406,17 @@ class ExportErrorHandler(DefaultErrorHandler):
         answer: requests.Response | requests.RequestException,
     ) -> ErrorResolution:
         request, window = _request(answer), _window(answer)
+        smaller = ""
+        if not self.is_staged:  # an hour as a file can't be made smaller
+            smaller = (
+                "; if that does not help, lower Hours per Export Request, so that Amplitude has "
+                "less to send at once"
+            )
         message = (
             f"The connection to {urlsplit(request.url or '').hostname} broke or stayed silent in "
             f"the export of {window} ({type(error).__name__}: {filter_secrets(str(error))}). Try "
-            "again later"
+            f"again later{smaller}."
         )
-        if not self.is_staged:
-            message += (
-                "; if that does not help, lower Hours per Export Request, so that Amplitude has"
-            )
-            message += " less to send at once"
-        message += "."
         breaks = self._breaks[request] = self._breaks.get(request, 0) + 1
         if breaks <= _BREAKS_BEFORE_SPLIT or _is_one_hour(window):
             raise DefaultBackoffException(request, error, message, FailureType.transient_error)
@@ -2225,8 +2225,12 @@ def _request(
     return (getattr(answer, "history", None) or [answer])[0].request  # type: ignore[no-any-return]
 
 
+def _query_of(request: requests.PreparedRequest) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(request.url or "").query))
+
+
 def _query(answer: requests.Response | requests.RequestException) -> dict[str, str]:
-    return dict(parse_qsl(urlsplit(_request(answer).url or "").query))
+    return _query_of(_request(answer))
 
 
 def _window(answer: requests.Response | requests.RequestException) -> str:
@@ -2377,7 +2381,7 @@ class _UnreadableError(Exception):
 
 
 def _days_of(request: requests.PreparedRequest) -> list[str]:
-    query = dict(parse_qsl(urlsplit(request.url or "").query))
+    query = _query_of(request)
     first, last = (datetime.strptime(query[name], "%Y%m%d") for name in ("start", "end"))
     return [f"{first + timedelta(days=n):%Y-%m-%d}" for n in range((last - first).days + 1)]
 
