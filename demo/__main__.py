@@ -24,6 +24,18 @@ _EXPORT_DELAY = timedelta(hours=2)
 _PASSING = timedelta(hours=6)
 _COHORT = "k3m9x1az"
 _SIGNUPS, _STEPS = "Signed Up", ["Search Performed", "Checkout Completed"]
+REPORTS = [
+    {
+        "name": "signups_by_country",
+        "query": {
+            "kind": "segmentation",
+            "events": [_SIGNUPS],
+            "metric": "totals",
+            "group_by": ["country"],
+        },
+    },
+    {"name": "checkout", "query": {"kind": "funnel", "events": _STEPS}},
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,18 +134,7 @@ def settings(sandbox: "Sandbox") -> dict[str, Any]:
         # A first sync of all streams costs nearly what Amplitude gives for five minutes.
         "active_users_group_by_country": False,
         "management_api_key": sandbox.management_key,
-        "reports": [
-            {
-                "name": "signups_by_country",
-                "query": {
-                    "kind": "segmentation",
-                    "events": [_SIGNUPS],
-                    "metric": "totals",
-                    "group_by": ["country"],
-                },
-            },
-            {"name": "checkout", "query": {"kind": "funnel", "events": _STEPS}},
-        ],
+        "reports": REPORTS,
     }
 
 

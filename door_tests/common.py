@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from demo.__main__ import REPORTS
 from sandbox import Project, Sandbox
 from unit_tests.installed import PACKAGE, Connector, Run, configured
 
@@ -54,19 +55,6 @@ KEYS = {
 }
 # Files need a folder and somebody who takes them, which is no door's matter.
 TABLES = [stream for stream in KEYS if stream != "raw_events_archives"]
-REPORTS = [
-    {
-        "name": "signups_by_country",
-        "query": {
-            **{"kind": "segmentation", "events": ["Signed Up"], "metric": "totals"},
-            "group_by": ["country"],
-        },
-    },
-    {
-        "name": "checkout",
-        "query": {"kind": "funnel", "events": ["Search Performed", "Checkout Completed"]},
-    },
-]
 _STARTED = datetime.now(timezone.utc)
 _HOUR, _HOURS = timedelta(hours=1), 7 * 24
 
