@@ -22,6 +22,7 @@ from unit_tests.test_end_to_end import (
     by,
     events_of,
     hour,
+    moment_of,
     now,
     truth,
 )
@@ -196,8 +197,12 @@ def test_given_days_have_passed_when_read_again_then_nothing_is_left_as_it_was_b
     streams += ["session_replays", "deletion_jobs", "deleted_users"]
     moment = now()
     project = Project(events_per_hour=20, first_hour=hour(moment) - 45 * DAY)
-    # As of six days ago; to that clock, the days since then have no figures yet.
-    with Sandbox(project, clock=lambda: moment - 6 * DAY, cost_limits=()) as sandbox:
+    # As of six days ago, while a session was going on; to that clock, the days since then have no
+    # figures yet.
+    a_day_before = (moment - 7 * DAY, moment - 6 * DAY)
+    under_way = next(project.iter_session_replays(*a_day_before, newest_first=True))
+    then = moment_of(under_way["start_time"]) + timedelta(seconds=1)
+    with Sandbox(project, clock=lambda: then, cost_limits=()) as sandbox:
         connector = Connector(tmp_path, sandbox, WITHOUT_COSTS)
         first = connector.read(*streams)
         sandbox.clock = lambda: moment
