@@ -141,6 +141,7 @@ def settings(sandbox: "Sandbox") -> dict[str, Any]:
 def truth(sandbox: "Sandbox") -> dict[str, int]:
     """The number of records per stream that can be read from the sandbox now."""
     from sandbox import experiments
+    from sandbox.project import bucket
 
     project, now = sandbox.project, sandbox.clock()
     start, today = project.first_hour or now, now.date()
@@ -148,8 +149,12 @@ def truth(sandbox: "Sandbox") -> dict[str, int]:
     # Retention has a row for day 0, revenue none.
     ages = [(today - day).days for day in days]
     jobs = project.deletion_jobs(days[0], today + timedelta(days=30), today)
-    event_types, tables = project.event_types(), project.lookup_tables()
-    cohorts = [(c, c["lastComputed"] // 3600) for c in sandbox.cohorts() if not c["archived"]]
+    tables = project.lookup_tables()
+    cohorts = [
+        (c, c["lastComputed"] // 3600)
+        for c in sandbox.cohorts()
+        if not c["archived"] and c["definition"]["countGroup"]["name"] == "User"
+    ]
     first_computed = {c["id"]: c["lastComputed"] // 3600 for c in project.cohorts()}
     span = [("start", f"{days[0]:%Y%m%d}"), ("end", f"{today:%Y%m%d}"), ("i", "1")]
     signups = [("e", json.dumps({"event_type": _SIGNUPS})), ("m", "totals"), ("g", "country")]
@@ -158,8 +163,8 @@ def truth(sandbox: "Sandbox") -> dict[str, int]:
         "events": sum(map(project.event_count, sandbox.exportable_hours(start, now))),
         "active_users": len(days),
         "daily_user_counts": 2 * len(days),
-        "weekly_user_counts": 2 * sum(day.weekday() == 0 for day in days),
-        "monthly_user_counts": 2 * sum(day.day == 1 for day in days),
+        "weekly_user_counts": 2 * len({bucket(day, 7)[0] for day in days}),
+        "monthly_user_counts": 2 * len({bucket(day, 30)[0] for day in days}),
         "average_session_length": len(days),
         "sessions_per_user": len(days),
         "session_lengths": sum(len(project.session_lengths(day)) for day in days),
@@ -174,12 +179,10 @@ def truth(sandbox: "Sandbox") -> dict[str, int]:
             c["size"] and c["size"] + hour - first_computed[c["id"]] for c, hour in cohorts
         ),
         "events_list": len(project.events_list()),
+        "channel_classifiers": len(project.channel_classifiers()),
         "event_categories": len(project.event_categories()),
-        "event_types": len(event_types),
-        "event_properties": sum(
-            len(project.event_properties(name))
-            for name in (None, *(row["event_type"] for row in event_types))
-        ),
+        "event_types": len(project.event_types()),
+        "event_properties": len(project.event_properties()),
         "user_properties": len(project.user_properties()),
         "group_properties": len(project.group_properties()),
         "session_replays": sum(1 for _ in project.iter_session_replays(start, now)),

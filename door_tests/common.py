@@ -33,6 +33,7 @@ KEYS = {
     "cohorts": ["id"],
     "cohort_members": ["cohort_id", "amplitude_id"],
     "events_list": ["id"],
+    "channel_classifiers": ["id"],
     "event_categories": ["id"],
     "event_types": ["event_type"],
     "event_properties": ["event_type", "event_property"],
@@ -73,6 +74,7 @@ def small_sandbox(eu: bool = False) -> Sandbox:
         clock=lambda: _STARTED,
         eu=eu,
         cost_limits=(),
+        concurrent_cost=10_000,
         taxonomy_limits=(),
         deletion_limits=(),
         cohort_limits=(),
@@ -121,7 +123,7 @@ def delivery(run: Run) -> Delivery:
 
 
 def _without_run_time(state: dict[str, Any]) -> dict[str, Any]:
-    """A state without the seconds that a sync took: the CDK writes them beside those of partitions."""
+    """A state without the seconds that a sync took: the CDK writes them beside those of parts."""
     stream = state["stream"]
     kept = {k: v for k, v in stream["stream_state"].items() if k != "lookback_window"}
     return {**state, "stream": {**stream, "stream_state": kept}}

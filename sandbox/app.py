@@ -20,10 +20,17 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from sandbox.answers import Answer
-from sandbox.endpoints import FALLBACKS, MISSING_PLANS, Endpoint, Family, find
+from sandbox.endpoints import DASHBOARD, FALLBACKS, MISSING_PLANS, Endpoint, Family, find
 from sandbox.jobs import STORAGE_HOST, CohortJobs
 from sandbox.params import Params, Query
-from sandbox.project import REPLAY_RETENTION_DAYS, Project, Record, bucket
+from sandbox.params import days as days_of
+from sandbox.project import (
+    REPLAY_RETENTION_DAYS,
+    RETENTION_DAYS,
+    Project,
+    Record,
+    bucket,
+)
 from sandbox.reports import CHARTS, Event, Funnel, Retention, Segmentation
 from sandbox.server import DroppedConnectionError, HttpsProxy
 
@@ -77,11 +84,12 @@ class ReceivedRequest:
     """A request as the sandbox saw it.
 
     `status` is None until the answer begins, and stays so if the client leaves before. `cost` is in
-    Amplitude's units; the export, replays and lookup tables have none, and a request for deletion
-    jobs or to the management API costs 1 of its own budget. `started` and `finished` are seconds of
-    `time.monotonic()`; `finished` is None until the last byte is sent or the connection is closed.
-    `has_credentials` says whether any were sent, right or wrong. `params` has the last value of a
-    parameter that is repeated, and all of them in `pairs`. `form` is what the body holds.
+    Amplitude's units; what is refused, the export, replays and lookup tables have none, and a
+    request for deletion jobs or to the management API costs 1 of its own budget. `started` and
+    `finished` are seconds of `time.monotonic()`; `finished` is None until the last byte is sent or
+    the connection is closed. `has_credentials` says whether any were sent, right or wrong. `params`
+    has the last value of a parameter that is repeated, and all of them in `pairs`. `form` is what
+    the body holds.
     """
 
     method: str
@@ -132,6 +140,9 @@ class Sandbox:
         eu: serve the project from the EU host instead of the standard one.
         cost_limits: (cost, seconds): the cost that may be spent in any such span of time.
         cost_skew: seconds by which those spans are longer: the clock of a server is its own.
+        concurrent_cost: the cost of the dashboard's requests that may be in progress at once. One
+            of 415 was refused.
+        history_days: how far sessions and the composition reach back. Amplitude: about a year.
         taxonomy_limits: as `cost_limits`, of the taxonomy alone; four requests at once besides.
         deletion_limits: as `cost_limits`, of the requests for deletion jobs; there is no skew.
         cohort_limits: as `cost_limits`, of the downloads of cohorts; there is no skew.
@@ -162,6 +173,8 @@ class Sandbox:
         eu: bool = False,
         cost_limits: Sequence[tuple[int, float]] = ((1_000, 300.0), (108_000, 3600.0)),
         cost_skew: float = 1.0,
+        concurrent_cost: int = 414,
+        history_days: int = 365,
         taxonomy_limits: Sequence[tuple[int, float]] = ((7_200, 3600.0),),
         deletion_limits: Sequence[tuple[int, float]] = ((1, 1.0),),
         cohort_limits: Sequence[tuple[int, float]] = ((4, 60.0), (60, 600.0)),
@@ -180,6 +193,8 @@ class Sandbox:
         self.size_limit = size_limit
         self.project_timezone = project_timezone
         self.host = HOSTS[""][eu]
+        self.concurrent_cost = concurrent_cost
+        self.history_days = history_days
         self.experiment_page = experiment_page
         self.missing_plans = missing_plans
         self.spending = Spending(cost_limits, cost_skew)
@@ -279,13 +294,9 @@ class Sandbox:
         return self.project.count_users(metric, filter(self.has_begun, bucket(day, interval)), by)
 
     def retention(self, cohort: date) -> list[Record]:
-        """The cells of a cohort: its size, then day 0, day 1 ... up to day 30 or today.
-
-        `count` of `outof` users; `incomplete` while the day has not ended.
-        Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (Retention analysis).
-        """
+        """As `reports.Retention.cells`, of new users who come back, up to day 30."""
         events = [Event("_new"), Event("_active")]
-        return Retention([cohort], events).cells(self, cohort)
+        return Retention([cohort], events).cells(self, cohort)[: RETENTION_DAYS + 2]
 
     def segmentation(self, params: Iterable[tuple[str, str]]) -> list[Record]:
         """As `reports.Segmentation.records`, of the parameters of a request."""
@@ -294,6 +305,16 @@ class Sandbox:
     def funnel(self, params: Iterable[tuple[str, str]]) -> list[Record]:
         """As `reports.Funnel.records`, of the parameters of a request."""
         return Funnel.parse(Query(params)).records(self)
+
+    def composition(self, params: Iterable[tuple[str, str]]) -> list[Record]:
+        """Users of each day by the values of the property, of the parameters of a request."""
+        query = Query(params)
+        return [
+            {"date": f"{day}", "property": query["p"], "value": value, "users": users}
+            for day in days_of(query)
+            for value, users in self.count_users("active", day, by=query["p"]).items()
+            if users
+        ]
 
     def chart(self, chart_id: str) -> list[Record]:
         """As `reports.Chart.records`."""
@@ -310,7 +331,7 @@ class Sandbox:
         A session in progress ends now.
         """
         now = self.clock().astimezone(timezone.utc)
-        oldest, latest = now - REPLAY_RETENTION_DAYS * _DAY, f"{now:%Y-%m-%dT%H:%M:%SZ}"
+        oldest, latest = now - REPLAY_RETENTION_DAYS * _DAY, f"{now:%Y-%m-%dT%H:%M:%S}"
         start, end = max(start or oldest, oldest), min(end or now, now)
         for replay in self.project.iter_session_replays(start, end, newest_first):
             yield {**replay, "end_time": min(replay["end_time"], latest)}
@@ -356,9 +377,9 @@ class Sandbox:
                 answer = family.error(429, details)
             else:
                 fault = self._take_fault(received)
+                answer = await run_in_threadpool(self._answer, received, fault)
                 if fault and not await _stays_connected(request, fault.delay):
                     return
-                answer = await run_in_threadpool(self._answer, received, fault)
             received.status = answer.status
             await _response(answer, fault)(scope, receive, send_and_finish)
         finally:
@@ -423,19 +444,31 @@ class Sandbox:
             return family.error(*MISSING_PLANS[endpoint.plan])
         try:
             endpoint.check(received.params)
-            received.cost = endpoint.cost(received.params)
-            if not self._book(family, received.cost):
-                details = f"Exceeded rate limit with query of cost {received.cost}"
+            if endpoint.has_cutoff and self._is_too_old(days_of(received.params)[0]):
+                return family.error(403, "Date too far back")
+            cost = endpoint.cost(received.params)
+            if exceeded := self._book(received, family, cost):
+                details = f"Exceeded {exceeded} limit with query of cost {cost}"
                 return family.error(429, f"Too Many Requests: {details}")
             return endpoint.answer(self, received)
         except ValueError as error:
             return family.error(400, str(error))
 
-    def _book(self, family: Family, cost: int) -> bool:
-        if family.name not in self._spending:
-            return True
+    def _is_too_old(self, day: date) -> bool:
+        return day < self.today - self.history_days * _DAY
+
+    def _book(self, received: ReceivedRequest, family: Family, cost: int) -> str:
+        """Spend the cost of a request, or name the limit that it exceeds."""
         with self._lock:
-            return self._spending[family.name].book(cost, time.monotonic())
+            if family is DASHBOARD:
+                in_progress = sum(r.cost for r in self._in_progress if self._family(r) is family)
+                if in_progress + cost > self.concurrent_cost:
+                    return "concurrent"
+            spending = self._spending.get(family.name)
+            if spending and not spending.book(cost, time.monotonic()):
+                return "rate"
+            received.cost = cost
+        return ""
 
 
 def _response(answer: Answer, fault: Fault | None) -> Response:

@@ -9,7 +9,7 @@ import json
 import re
 import zipfile
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from itertools import islice
@@ -17,10 +17,10 @@ from operator import gt, lt, methodcaller
 from typing import TYPE_CHECKING, Any
 
 from sandbox import answers, experiments, jobs, plan
-from sandbox.answers import Answer, as_json, as_text
+from sandbox.answers import Answer, as_json, as_text, dashboard, short_date
 from sandbox.params import Params, Query, parse_day
 from sandbox.params import days as days_of
-from sandbox.project import Project, Record, bucket
+from sandbox.project import LTV_DAYS, Project, Record, bucket
 from sandbox.reports import CHARTS, Chart, Funnel, Retention, Segmentation
 
 if TYPE_CHECKING:
@@ -50,14 +50,13 @@ class Family:
     is_storage: bool = False
 
 
-EXPORT = Family("", as_text, answers.EXPORT_FORBIDDEN)
 DASHBOARD = Family("dashboard", answers.envelope, answers.FORBIDDEN)
 TAXONOMY = Family("taxonomy", answers.taxonomy_error, answers.FORBIDDEN, at_once=4)
 DELETIONS = Family("deletions", answers.envelope, answers.FORBIDDEN)
 REPLAYS = Family("", answers.replay_error, answers.REPLAYS_UNAUTHORIZED)
 LOOKUP = Family("", answers.lookup_error, answers.LOOKUP_FORBIDDEN, subdomain="data-api")
 COHORT_JOBS = Family("cohort jobs", answers.envelope, answers.FORBIDDEN)
-COHORT_FILES = Family("", answers.envelope, answers.FORBIDDEN)
+WITHOUT_BUDGET = Family("", answers.envelope, answers.FORBIDDEN)
 STORAGE = Family("", as_text, answers.FORBIDDEN, subdomain="storage", is_storage=True)
 EXPERIMENT = Family(
     "experiments",
@@ -87,6 +86,7 @@ class Endpoint:
         accepts: the values of each parameter as a pattern; any other parameter is refused. None
             leaves all of them to `answer`.
         plan: the key of `MISSING_PLANS` that it depends on.
+        has_cutoff: it refuses days that are too far back.
     """
 
     family: Family
@@ -94,6 +94,7 @@ class Endpoint:
     cost: Callable[[Query], int] = lambda _: 1
     accepts: Mapping[str, str] | None = None
     plan: str = ""
+    has_cutoff: bool = False
 
     def check(self, params: Query) -> None:
         """Refuse a parameter that is unknown, or has a value that is."""
@@ -118,13 +119,15 @@ def _chart(
     answer: Callable[["Sandbox", "ReceivedRequest"], Answer],
     unit: int,
     accepts: Mapping[str, str],
+    has_cutoff: bool = False,
 ) -> Endpoint:
     """A query that costs days x conditions x `unit`; a group-by counts as four conditions."""
 
     def cost(params: Params) -> int:
         return len(days_of(params)) * unit * (5 if params.get("g") else 1)
 
-    return Endpoint(DASHBOARD, answer, cost, {"start": ".*", "end": ".*", **accepts})
+    accepts = {"start": ".*", "end": ".*", **accepts}
+    return Endpoint(DASHBOARD, answer, cost, accepts, has_cutoff=has_cutoff)
 
 
 def _question(
@@ -143,10 +146,10 @@ def _saved_chart(chart: Chart) -> Endpoint:
     return Endpoint(DASHBOARD, lambda sandbox, _: chart.answer(sandbox), lambda _: chart.cost, {})
 
 
-def _list(name: str) -> Endpoint:
+def _list(name: str, root_key: str = "data") -> Endpoint:
     """A list that the method `name` of the project holds."""
     read = methodcaller(name)
-    return Endpoint(DASHBOARD, lambda sandbox, _: as_json({"data": read(sandbox.project)}))
+    return Endpoint(DASHBOARD, lambda sandbox, _: as_json({root_key: read(sandbox.project)}))
 
 
 def _taxonomy(read: Callable[[Project, "ReceivedRequest"], Any]) -> Endpoint:
@@ -159,17 +162,18 @@ def _taxonomy(read: Callable[[Project, "ReceivedRequest"], Any]) -> Endpoint:
 def _managed(
     name: str, accepts: Mapping[str, str], read: Callable[["Sandbox", Params], list[Record]]
 ) -> Endpoint:
-    """A list of Amplitude Experiment, in pages; `nextCursor` is missing from the last."""
+    """A list of Amplitude Experiment, in pages; `nextCursor` is opaque, and null on the last."""
 
     def answer(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
         # How many are returned without a limit is undocumented.
         size = min(int(request.params.get("limit", "100")), sandbox.experiment_page)
-        start, found = int(request.params.get("cursor", "0")), read(sandbox, request.params)
+        cursor, found = request.params.get("cursor"), read(sandbox, request.params)
+        start = _read_cursor(cursor) if cursor else 0
         end = start + size
-        more = {"nextCursor": end} if end < len(found) else {}
-        return as_json({name: found[start:end], **more})
+        cursor = urlsafe_b64encode(f"after {end}".encode()).decode() if end < len(found) else None
+        return as_json({name: found[start:end], "nextCursor": cursor})
 
-    paging = {"limit": r"[1-9]\d{0,8}", "cursor": r"\d{1,9}"}
+    paging = {"limit": r"[1-9]\d{0,8}", "cursor": ".+"}
     return Endpoint(EXPERIMENT, answer, accepts={**paging, **accepts})
 
 
@@ -182,7 +186,7 @@ def _configurations(name: str) -> Endpoint:
             for each in found
             if (archived_too or not each["deleted"])
             and params.get("key", each["key"]) == each["key"]
-            and params.get("projectId", str(each["projectId"])) == str(each["projectId"])
+            and params.get("projectId", each["projectId"]) == each["projectId"]
         ]
 
     filters = {"key": ".*", "projectId": r"\d+", "includeArchived": "true|false"}
@@ -208,7 +212,7 @@ def _export(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
         raise ValueError("The range must be of 1 hour to 365 days.")
     hours = sandbox.exportable_hours(start, end)
     if not hours:
-        return as_text(404, "Raw data files were not found.")
+        return answers.envelope(404, "Raw data files were not found.")
     if project.archive_bytes(hours) > sandbox.size_limit:
         raise ValueError("The export is over the size limit.")
     name = f"{project.project_id}_{params['start']}_{params['end']}.zip"
@@ -225,19 +229,34 @@ def _users(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
         buckets.setdefault(first, []).extend([day] if sandbox.has_begun(day) else [])
     counts = [sandbox.project.count_users(metric, days, by) for days in buckets.values()]
     labels = dict.fromkeys(label for count in counts for label in count)
+    series: dict[Any, list[int]] = {s: [count.get(s, 0) for count in counts] for s in labels}
     if by is None:
-        return _series(buckets, {0: [sum(count.values()) for count in counts]})
-    return _series(buckets, {s: [count.get(s, 0) for count in counts] for s in labels})
+        series = {0: [sum(count.values()) for count in counts]}
+    if not any(map(any, series.values())):
+        series = {}
+    data = {
+        "xValues": [first.isoformat() for first in buckets],
+        "series": [*series.values()],
+        "seriesCollapsed": [[0] for _ in series],
+        "seriesLabels": [*series],
+        "seriesMeta": [{"segmentIndex": 0} for _ in series],
+    }
+    return dashboard(data)
 
 
 def _per_day(name: str) -> Callable[["Sandbox", "ReceivedRequest"], Answer]:
-    """A series that the method `name` of the project holds for each day."""
+    """The figure of sessions that the method `name` of the project holds for each day."""
 
     def answer(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
         days, read = days_of(request.params), getattr(sandbox.project, name)
         # A day without sessions is the integer 0, as captured from an empty project.
         values = [read(day) or 0 if sandbox.has_begun(day) else 0 for day in days]
-        return _series(days, {0: values})
+        data = {
+            "xValues": [f"{day}T00:00:00" for day in days],
+            "series": [values],
+            "seriesMeta": [{"segmentIndex": 0, "sessionIndex": 0}],
+        }
+        return dashboard(data)
 
     return answer
 
@@ -246,21 +265,53 @@ def _session_lengths(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
     days = days_of(request.params)
     by_day = [sandbox.project.session_lengths(day) for day in days]
     begun = [lengths for day, lengths in zip(days, by_day, strict=True) if sandbox.has_begun(day)]
-    series = [sum(lengths[label] for lengths in begun) for label in by_day[0]]
-    return as_json({"data": {"series": [series], "xValues": list(by_day[0])}})
+    counts = {label: sum(lengths[label] for lengths in begun) for label in by_day[0]}
+    data: Record = {"series": [], "xValues": []}
+    if any(counts.values()):
+        data = {"series": [[*counts.values()]], "xValues": [*counts]}
+    return dashboard(data, withSets=False)
+
+
+def _composition(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
+    by, days = request.params.get("p"), filter(sandbox.has_begun, days_of(request.params))
+    if not by:
+        raise ValueError("Invalid parameter p")
+    users = {k: n for k, n in sandbox.project.count_users("active", days, by).items() if n}
+    data: Record = {"xValues": [], "series": [], "seriesLabels": []}
+    if users:
+        data = {"xValues": [*users], "series": [[*users.values()]], "seriesLabels": [by]}
+    return dashboard(data)
 
 
 def _revenue_ltv(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
     divisor = {"0": "count", "1": "paid", "2": ""}[request.params.get("m", "0")]
-    values = {}
+    values, complete = {}, {}
     for day in filter(sandbox.has_begun, reversed(days_of(request.params))):
         cohort = sandbox.project.revenue_ltv(day, sandbox.today)
         by = cohort[divisor] or 1 if divisor else 1
-        values[day.isoformat()] = {
+        values[short_date(day)] = {
             k: round(v / by, 2) if k.startswith("r") else v for k, v in cohort.items()
         }
-    series = [{"dates": list(values), "values": values}]
-    return as_json({"data": {"seriesLabels": [""], "series": series}})
+        age = (sandbox.today - day).days
+        complete[short_date(day)] = {f"r{n}d": n <= age for n in range(1, LTV_DAYS + 1)}
+    # Of what is combined, the names alone are recorded.
+    combined: Record = {
+        name: round(sum(cells[name] for cells in values.values()), 2)
+        for name in next(iter(values.values()), {})
+    }
+    combined_complete = {
+        name: all(cells[name] for cells in complete.values())
+        for name in next(iter(complete.values()), {})
+    }
+    series = {
+        "dates": [*values],
+        "values": values,
+        "complete": complete,
+        "combined": combined,
+        "combined_complete": combined_complete,
+        "combined_projected": combined,
+    }
+    return dashboard({"seriesLabels": [""], "series": [series]})
 
 
 def _cohorts(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
@@ -278,9 +329,9 @@ def _session_replays(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
     start, end = (_parse_moment(params.get(f"{name}_time")) for name in ("start", "end"))
     after = _read_token(params["page_token"], order) if "page_token" in params else None
     if after and order == "asc":
-        start = _parse_moment(after[0])
+        start = _parse_moment(f"{after[0]}Z")
     elif after:
-        end = _parse_moment(after[0])
+        end = _parse_moment(f"{after[0]}Z")
     replays = sandbox.iter_session_replays(start, end, newest_first=order == "desc")
     if after:
         is_later = gt if order == "asc" else lt
@@ -298,7 +349,8 @@ def _deletions(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
     months = (end.year - start.year) * 12 + end.month - start.month
     if end < start or (months, end.day) > (6, start.day):
         raise ValueError("The time range must be of a day to six months")
-    return as_json(sandbox.project.deletion_jobs(start, end, sandbox.today))
+    jobs = sandbox.project.deletion_jobs(start, end, sandbox.today)
+    return as_json(jobs) if jobs else Answer(200, b"[]", "text/html")
 
 
 def _lookup_tables(sandbox: "Sandbox", _: "ReceivedRequest") -> Answer:
@@ -317,14 +369,15 @@ def _lookup_csv(_: "Sandbox", request: "ReceivedRequest") -> Answer:
 _LOOKUP_PATH = "/api/3/lookup_table/"
 
 ENDPOINTS = {
-    "/api/2/export": Endpoint(EXPORT, _export, lambda _: 0),
+    "/api/2/export": Endpoint(WITHOUT_BUDGET, _export, lambda _: 0),
     "/api/2/users": _chart(_users, 1, {"m": "active|new", "i": "1|7|30", "g": ".*"}),
-    "/api/2/sessions/average": _chart(_per_day("average_session_length"), 4, {}),
-    "/api/2/sessions/peruser": _chart(_per_day("sessions_per_user"), 4, {}),
-    "/api/2/sessions/length": _chart(_session_lengths, 4, {}),
+    "/api/2/sessions/average": _chart(_per_day("average_session_length"), 4, {}, has_cutoff=True),
+    "/api/2/sessions/peruser": _chart(_per_day("sessions_per_user"), 4, {}, has_cutoff=True),
+    "/api/2/sessions/length": _chart(_session_lengths, 4, {}, has_cutoff=True),
+    "/api/2/composition": _chart(_composition, 1, {"p": ".*"}, has_cutoff=True),
     "/api/2/retention": _question(
         Retention,
-        {**dict.fromkeys(("se", "re", "rb"), ".*"), "rm": "n-day|rolling|bracket", "i": "1"},
+        {**dict.fromkeys(("se", "re", "rm", "rb"), ".*"), "i": "1"},
     ),
     "/api/2/revenue/ltv": _chart(_revenue_ltv, 1, {"m": "[012]", "i": "1"}),
     "/api/2/events/segmentation": _question(
@@ -350,23 +403,25 @@ ENDPOINTS = {
     ),
     **{f"/api/3/chart/{chart.id}/csv": _saved_chart(chart) for chart in CHARTS},
     "/api/2/events/list": _list("events_list"),
+    # What it costs is not known.
+    "/api/2/channel-classifiers": _list("channel_classifiers", "channelClassifiers"),
     "/api/3/annotations": _list("annotations"),
     "/api/3/annotation-categories": _list("annotation_categories"),
     "/api/3/cohorts": Endpoint(DASHBOARD, _cohorts, plan="cohorts"),
     "/api/3/cohorts/usage": Endpoint(DASHBOARD, jobs.usage, lambda _: 0, plan="cohorts"),
-    jobs.REQUEST_PATH + "<id>/file": Endpoint(COHORT_FILES, jobs.file, plan="cohorts"),
+    jobs.REQUEST_PATH + "<id>/file": Endpoint(WITHOUT_BUDGET, jobs.file, plan="cohorts"),
     jobs.REQUEST_PATH + "<id>": Endpoint(
         COHORT_JOBS, jobs.make, accepts={"props": "[01]", "propKeys": ".+"}, plan="cohorts"
     ),
-    jobs.STATUS_PATH + "<id>": Endpoint(COHORT_FILES, jobs.status, plan="cohorts"),
+    jobs.STATUS_PATH + "<id>": Endpoint(WITHOUT_BUDGET, jobs.status, plan="cohorts"),
     jobs.STORAGE_PATH + "<id>": Endpoint(STORAGE, jobs.stored, lambda _: 0),
     "/api/2/taxonomy/event": _taxonomy(
         lambda project, request: project.event_types(_shows_deleted(request))
     ),
     "/api/2/taxonomy/category": _taxonomy(lambda project, _: project.event_categories()),
-    # In the form alone, as documented; whether the query would do is not.
+    # Recorded: in the query. The form, where it is documented, may be dropped on its way.
     "/api/2/taxonomy/event-property": _taxonomy(
-        lambda project, request: project.event_properties(request.form.get("event_type"))
+        lambda project, request: project.event_properties(request.params.get("event_type"))
     ),
     "/api/2/taxonomy/user-property": _taxonomy(
         lambda project, request: project.user_properties(_shows_deleted(request))
@@ -441,6 +496,14 @@ def _parse_moment(value: str | None) -> datetime | None:
     return moment
 
 
+def _read_cursor(cursor: str) -> int:
+    """The number of elements before a page."""
+    try:
+        return int(urlsafe_b64decode(cursor).decode().removeprefix("after "))
+    except ValueError as error:
+        raise ValueError("Invalid cursor") from error
+
+
 def _position(replay: Record) -> tuple[str, str]:
     return replay["start_time"], replay["replay_id"]
 
@@ -458,14 +521,3 @@ def _read_token(token: str, order: str) -> tuple[str, str]:
 
 def _shows_deleted(request: "ReceivedRequest") -> bool:
     return request.params.get("showDeleted") == "true"
-
-
-def _series(days: Iterable[date], series: Mapping[Any, Sequence[float]]) -> Answer:
-    data = {
-        "xValues": [day.isoformat() for day in days],
-        "series": list(series.values()),
-        "seriesCollapsed": [[0] for _ in series],
-        "seriesLabels": list(series),
-        "seriesMeta": [{"segmentIndex": 0} for _ in series],
-    }
-    return as_json({"data": data})

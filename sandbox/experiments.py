@@ -4,7 +4,9 @@ Each day one of the flags and experiments is saved, as its next version, so that
 the number of a day since the first one tells the flag and the version. What is listed at a moment
 is its latest version by then.
 
-Source: https://amplitude.com/docs/apis/experiment/experiment-management-api.
+Source: https://amplitude.com/docs/apis/experiment/experiment-management-api. Recorded are flags and
+experiments, and that ids, projects and references are texts; of versions, mutexes and holdouts no
+body is known.
 """
 
 from datetime import date, datetime, timedelta, timezone
@@ -28,6 +30,8 @@ _FLAGS: list[tuple[str, bool, bool, bool, list[str]]] = [
     ("kill-switch", False, False, True, ["on"]),
     ("ranking", True, False, True, ["control", "treatment"]),
 ]  # fmt: skip
+# The numbers of those that nobody knows the history of, as was so with all in 2024.
+_OLD = {1, 5}
 # label, is a server's, is archived, is in the second project
 _DEPLOYMENTS = [
     ("web", False, False, False),
@@ -64,8 +68,8 @@ def deployments(project: Project, _: datetime) -> list[Record]:
     """With their keys, which are secret."""
     return [
         {
-            "id": 300 + n,
-            "projectId": project.project_id + is_second,
+            "id": str(300 + n),
+            "projectId": str(project.project_id + is_second),
             "label": label,
             "key": f"{'server' if is_server else 'client'}-{_random_text(project, label, n)}",
             "deleted": is_archived,
@@ -79,8 +83,8 @@ def mutexes(project: Project, _: datetime) -> list[Record]:
     ids = [_flag_id(n) for n, (_, is_experiment, *_) in enumerate(_FLAGS) if is_experiment]
     return [
         {
-            "id": 400 + n,
-            "projectId": project.project_id + n,
+            "id": str(400 + n),
+            "projectId": str(project.project_id + n),
             "name": f"Group {n + 1}",
             "key": f"mutex-{n + 1}",
             "description": None,
@@ -94,7 +98,7 @@ def mutexes(project: Project, _: datetime) -> list[Record]:
                     "variantKey": f"slot-{slot}",
                     "percentage": percentage,
                     "experiments": [ids[n + slot - 1]],
-                    "holdouts": [500] if slot == 1 else [],
+                    "holdouts": ["500"] if slot == 1 else [],
                     "individuals": ["user-1@example.com"] if slot == 2 else [],
                     "cohorts": [],
                 }
@@ -110,8 +114,8 @@ def holdouts(project: Project, now: datetime) -> list[Record]:
     first = [_flag_id(n) for n, (_, is_experiment, *_) in enumerate(_FLAGS) if is_experiment]
     return [
         {
-            "id": 500 + n,
-            "projectId": project.project_id + n,
+            "id": str(500 + n),
+            "projectId": str(project.project_id + n),
             "name": f"Holdout {n + 1}",
             "key": f"holdout-{n + 1}",
             "description": "Sees nothing new",
@@ -144,28 +148,34 @@ def _listed(project: Project, now: datetime, are_experiments: bool) -> list[Reco
             **_version(project, latest[n])["flagConfig"],
             "deleted": _FLAGS[n][2],
             "tags": ["music"] if n % 2 else [],
-            "createdBy": _PEOPLE[0],
-            "lastModifiedBy": _PEOPLE[latest[n] % 2],
-            "createdAt": _iso(_saved_at(n)),
-            "lastModifiedAt": _iso(_saved_at(latest[n])),
+            **({} if n in _OLD else _history(n, latest[n])),
         }
         for n in sorted(latest, reverse=True)
         if _FLAGS[n][1] is are_experiments
     ]
 
 
+def _history(n: int, latest: int) -> Record:
+    return {
+        "createdBy": _PEOPLE[0],
+        "lastModifiedBy": _PEOPLE[latest % 2],
+        "createdAt": _iso(_saved_at(n)),
+        "lastModifiedAt": _iso(_saved_at(latest)),
+    }
+
+
 def _version(project: Project, number: int) -> Record:
     """What was saved on the day `number`."""
     n, age = number % len(_FLAGS), number // len(_FLAGS)
     key, is_experiment, _, is_second, names = _FLAGS[n]
-    weights = dict.fromkeys(names, 1)
+    weights = dict.fromkeys(names, 1) if n != 4 else {}
     config: Record = {
         "id": _flag_id(n),
-        "projectId": project.project_id + is_second,
-        "deployments": [303] if is_second else [300, 301][: 1 + age],
+        "projectId": str(project.project_id + is_second),
+        "deployments": ["303"] if is_second else ["300", "301"][: 1 + age],
         "key": key,
         "name": key.replace("-", " ").capitalize(),
-        "description": f"Saved {age + 1} times",
+        "description": f"Saved {age + 1} times" if n else f"The new player\nSaved {age + 1} times",
         "enabled": age > 0,
         "evaluationMode": "local" if n % 3 == 0 else "remote",
         "bucketingKey": "amplitude_id",
@@ -188,7 +198,7 @@ def _version(project: Project, number: int) -> Record:
                 "rolloutWeights": weights,
             }
         ],
-        "parentDependencies": {"flags": {str(_flag_id(0)): ["treatment"]}, "operator": "all"}
+        "parentDependencies": {"flags": {_flag_id(0): ["treatment"]}, "operator": "all"}
         if n == 1
         else None,
     }
@@ -207,14 +217,14 @@ def _version(project: Project, number: int) -> Record:
         )
     return {
         "createdAt": _iso(_saved_at(number)),
-        "createdBy": 7000 + number % 2,
+        "createdBy": _PEOPLE[number % 2],
         "version": age + 1,
         "flagConfig": config,
     }
 
 
-def _flag_id(n: int) -> int:
-    return 21190 + n
+def _flag_id(n: int) -> str:
+    return str(21190 + n)
 
 
 def _saved_at(number: int) -> datetime:

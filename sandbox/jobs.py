@@ -3,10 +3,12 @@
 Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts (Get one cohort). How a file in
 the storage is named and what the storage refuses are those of Amazon S3; what Amplitude answers
 beyond its limits, and to who asks for what is left of the month, is known from third parties only.
+Recorded: files come gzipped, whatever the client accepts, and with all cells in quotes.
 """
 
 import hashlib
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -24,6 +26,7 @@ REQUEST_PATH = "/api/5/cohorts/request/"
 STATUS_PATH = "/api/5/cohorts/request-status/"
 STORAGE_PATH = "/exports/"
 _LINK_DAYS, _ADDRESS_SECONDS = 7, 60
+_ENCODING = {"Content-Encoding": "gzip"}
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def file(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
     if not jobs.is_done(job) or now > job.made + timedelta(days=_LINK_DAYS):
         raise ValueError(f"There is no file of request {job.request_id}")
     if sum(map(len, _csv(sandbox, job))) <= jobs.inline_bytes:
-        return Answer(200, _csv(sandbox, job), "text/csv")
+        return Answer(200, _gzipped(_csv(sandbox, job)), "text/csv", _ENCODING)
     date = f"{now.astimezone(timezone.utc):%Y%m%dT%H%M%SZ}"
     query = {"X-Amz-Date": date, "X-Amz-Expires": _ADDRESS_SECONDS}
     path = f"{STORAGE_PATH}{job.request_id}.csv"
@@ -142,12 +145,20 @@ def stored(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
         return _xml(403, "AccessDenied")
     request_id = request.path.removeprefix(STORAGE_PATH).removesuffix(".csv")
     job = sandbox.cohort_jobs.find(request_id)
-    length = sum(map(len, _csv(sandbox, job)))
-    return Answer(200, _csv(sandbox, job), "text/csv", {"Content-Length": str(length)})
+    length = sum(map(len, _gzipped(_csv(sandbox, job))))
+    headers = {**_ENCODING, "Content-Length": str(length)}
+    return Answer(200, _gzipped(_csv(sandbox, job)), "text/csv", headers)
 
 
 def _csv(sandbox: "Sandbox", job: Job) -> Iterator[bytes]:
     return sandbox.project.cohort_csv(job.cohort_id, job.computed_at, job.properties)
+
+
+def _gzipped(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    for chunk in chunks:
+        yield packer.compress(chunk)
+    yield packer.flush()
 
 
 def _signature(sandbox: "Sandbox", path: str, date: str) -> str:

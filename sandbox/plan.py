@@ -52,11 +52,19 @@ _USER_PROPERTIES: list[
     ("gp:shoe_size", "number", None, None, False, [], True),
 ]  # fmt: skip
 # group type, name, type
-_GROUP_PROPERTIES = [
+_GROUP_PROPERTIES: list[tuple[str | None, str, str]] = [
     ("company", "grp:seats", "number"),
     ("company", "grp:industry", "string"),
     ("team", "grp:seats", "number"),
+    (None, "grp:region", "string"),
 ]
+# id, name, display name, description, rules
+_CHANNEL_CLASSIFIERS = [
+    ("368", "marketing", "Marketing Channel", "Where people come from",
+     "utm_source,referrer,Channel\ngoogle,,Search\n,*,Referral\n"),
+    ("371", "kampagnen", "Kampagnen 🌷", "TV and web\nGermany only",
+     "utm_campaign,Channel\nspring,TV\n"),
+]  # fmt: skip
 
 
 def event_types(show_deleted: bool) -> list[Row]:
@@ -82,9 +90,9 @@ def event_types(show_deleted: bool) -> list[Row]:
 
 
 def event_properties(event_type: str | None) -> list[Row]:
-    """Properties of an event type; with None those that all share, whose `event_type` is None.
+    """Properties of an event type; with None all, and those that all share, whose own is None.
 
-    A deleted event type has none.
+    Recorded: without `event_type` all are listed. A deleted event type has none.
     Source: https://amplitude.com/docs/apis/analytics/taxonomy (Get event properties).
 
     Raises:
@@ -106,7 +114,7 @@ def event_properties(event_type: str | None) -> list[Row]:
             "classifications": classes,
         }
         for owner, name, kind, enum_values, is_array, is_required, classes in _EVENT_PROPERTIES
-        if owner == event_type
+        if event_type in (None, owner)
     ]
 
 
@@ -151,6 +159,25 @@ def group_properties(group_type: str | None = None) -> list[Row]:
         }
         for owner, name, kind in _GROUP_PROPERTIES
         if group_type in (None, owner)
+    ]
+
+
+def channel_classifiers() -> list[Row]:
+    """Rules by which visits are counted under a channel.
+
+    Source: https://amplitude.com/docs/apis/analytics/channel-classifiers.
+    """
+    return [
+        {
+            "id": number,
+            "name": name,
+            "displayName": display_name,
+            "description": description,
+            "csvText": text,
+            "csvDefinition": {},
+            "lastModified": f"2026-05-1{n}T18:09:22.275499",
+        }
+        for n, (number, name, display_name, description, text) in enumerate(_CHANNEL_CLASSIFIERS)
     ]
 
 

@@ -72,14 +72,27 @@ _SESSION_BINS = [
     (3, 0.08), (10, 0.1), (30, 0.14), (60, 0.13), (180, 0.2), (600, 0.19), (1800, 0.1),
     (3600, 0.05), (86400, 0.01),
 ]  # fmt: skip
-RETENTION_DAYS, LTV_DAYS = 30, 90  # the last day of a cohort that is counted
+# The last day of a cohort that a report of retention counts, and the dashboard of lifetime value.
+RETENTION_DAYS, LTV_DAYS = 30, 180
+_LTV_STEPS = (1, 7, 14, 30, 60, 90, 180)
 REPLAY_RETENTION_DAYS = 90
+_DAY = timedelta(days=1)
+# Recorded: `path` may be missing.
+_UPLOAD = {
+    "path": "/2/httpapi",
+    "user_properties_updated": True,
+    "vacuum_source_id": "5955",
+    "group_first_event": {},
+    "group_ids": {},
+}
+_UPLOAD_WITHOUT_PATH = {name: value for name, value in _UPLOAD.items() if name != "path"}
 _QUERIES = ["jazz für Anfänger", "lo-fi beats ☕", "ночные джазовые записи", "夜の音楽", "top 100"]
 _MEMBER_PROPERTIES: dict[str, list[str | None]] = {
     "plan": ["free", "pro", "family", None],
     "favourite genres": ["jazz, fusion", 'the "new" wave', "lo-fi\nbeats ☕"],
     "user_id": ["crm-1", None],
 }
+_COHORT_OF_GROUPS = "g6t8r2v4"
 _COMMENTS = [None, None, None, "Loved it 😍\nplaying it again", 'He said "encore" \\ and so did we']
 
 
@@ -96,6 +109,8 @@ class Project:
         seed: chooses the data, and the keys of the sandbox that serves it.
         first_hour: nothing exists before this hour; None means no beginning.
         empty_hours: hours without events. Every other hour has at least one.
+        quiet_days: days on which nobody did anything.
+        quiet_weeks: (event type, first day): seven days without events of that type.
         has_country: False for a project that never ingested the user property `country`.
         project_id: Amplitude's id of the project, found in `app` and in the names of export files.
     """
@@ -104,13 +119,16 @@ class Project:
     seed: int = 7
     first_hour: datetime | None = None
     empty_hours: frozenset[datetime] = frozenset()
+    quiet_days: frozenset[date] = frozenset()
+    quiet_weeks: frozenset[tuple[str, date]] = frozenset()
     has_country: bool = True
     project_id: int = 187520
 
     def event_count(self, hour: datetime) -> int:
         """The number of events whose `server_upload_time` lies in this hour."""
         hour = _whole_hour(hour)
-        if self.events_per_hour == 0 or hour in self.empty_hours or self._is_before_start(hour):
+        is_quiet = hour in self.empty_hours or hour.date() in self.quiet_days
+        if self.events_per_hour == 0 or is_quiet or self._is_before_start(hour):
             return 0
         by_day = 1 + 0.6 * math.sin((hour.hour - 9) / 24 * 2 * math.pi)
         noise = self._random("volume", hour.isoformat()).uniform(0.85, 1.15)
@@ -136,7 +154,9 @@ class Project:
         size = _part_size(self.event_count(hour))
         prefix = f"{self.project_id}/{self.project_id}_{hour:%Y-%m-%d}_{hour.hour}"
         for part in range(math.ceil(self.event_count(hour) / size)):
-            yield f"{prefix}#{part}.json.gz", _pack(islice(events, size))
+            # Recorded: a blank line at the end occurs.
+            end = "\n" if part % 2 else ""
+            yield f"{prefix}#{part}.json.gz", _pack(islice(events, size), end)
 
     def members(self, hour: datetime) -> list[tuple[str, bytes]]:
         """The files an export archive holds for an hour: (name, gzipped JSON lines).
@@ -156,7 +176,9 @@ class Project:
         Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (Get active and new users).
         """
         total = self.events_per_hour * 24 / 9 * _weekly(day)
-        if self._is_before_start(datetime(day.year, day.month, day.day, 23, tzinfo=timezone.utc)):
+        if day in self.quiet_days or self._is_before_start(
+            datetime(day.year, day.month, day.day, 23, tzinfo=timezone.utc)
+        ):
             total = 0
         if not self.has_country:
             return {_UNKNOWN: round(total)}
@@ -254,10 +276,14 @@ class Project:
         }
 
     def retained_users(
-        self, cohort: date, start: str = "_new", returning: str = "_active"
+        self,
+        cohort: date,
+        start: str = "_new",
+        returning: str = "_active",
+        last: int = RETENTION_DAYS,
     ) -> list[int]:
-        """Users who did `start` on `cohort`, and how many of them did `returning` 0, 1 ... 30 days
-        later.
+        """Users who did `start` on `cohort`, and how many of them did `returning` 0, 1 ... `last`
+        days later.
 
         Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (Retention analysis).
         """
@@ -268,15 +294,18 @@ class Project:
         chance = self._random("retention", cohort.isoformat())
         came = [
             round(size * share * 0.5 * (n + 1) ** -0.5 * chance.uniform(0.8, 1.2))
-            for n in range(1, RETENTION_DAYS + 1)
+            for n in range(1, last + 1)
         ]
-        return [size, round(size * share * 0.97), *came]
+        by_day = [round(size * share * 0.97), *came]
+        quiet = {(day - cohort).days for day in self.quiet_days}
+        return [size, *(0 if n in quiet else count for n, count in enumerate(by_day))]
 
     def revenue_ltv(self, cohort: date, until: date) -> Record:
         """What users who were new on `cohort` have paid up to the day `until`.
 
-        `r1d` is the revenue of the first day, `r2d` that of the first two, up to `r90d`; days after
-        `until` are missing. `count` are the users, `paid` those who have paid.
+        `r1d` is the revenue of the first day, `r2d` that of the first two, up to `r180d`; those of
+        days after `until` are 0. `count` are the users, `paid` those who have paid. Of `r7new` and
+        `rtotal` the names alone are known.
         Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (User LTV).
         """
         size = sum(self.new_users(cohort).values())
@@ -285,31 +314,39 @@ class Project:
         days = (until - cohort).days + 1
 
         def revenue(n: int) -> float:
-            return round(paying * arppu * (1 - math.exp(-n / 40)), 2)
+            return round(paying * arppu * (1 - math.exp(-n / 40)), 2) if n <= days else 0
 
-        by_day = {f"r{n}d": revenue(n) for n in range(1, min(days, LTV_DAYS) + 1)}
-        return {**by_day, "count": size, "paid": paying, "total_amount": revenue(days)}
+        return {
+            "paid": paying,
+            "count": size,
+            **{f"r{n}d": revenue(n) for n in range(1, LTV_DAYS + 1)},
+            **{f"r{n}new": revenue(n) for n in _LTV_STEPS},
+            "rtotal": revenue(days),
+            "rtotalnew": revenue(days),
+            "total_amount": revenue(days),
+        }
 
     def iter_session_replays(
         self, start: datetime, end: datetime, newest_first: bool = False
     ) -> Iterator[Record]:
         """Session replays that start from `start` to `end`, both inclusive, ordered by that.
 
-        Several may start in the same second; they are ordered by `replay_id`. Times are UTC.
+        Several may start at the same moment; they are ordered by `replay_id`. Times are UTC without
+        saying so (recorded), some with a fraction.
         Source: https://amplitude.com/docs/apis/analytics/session-replay (List session replays).
         """
         first, step = _whole_hour(start), -1 if newest_first else 1
         hours = (_whole_hour(end) - first) // timedelta(hours=1) + 1
         for n in range(hours)[::step]:
             for replay in self._replays(first + timedelta(hours=n))[::step]:
-                if _iso(start) <= replay["start_time"] <= _iso(end):
+                if _naive(start) <= replay["start_time"] <= _naive(end):
                     yield replay
 
     def deletion_jobs(self, start: date, end: date, today: date) -> list[Record]:
         """Jobs scheduled from `start` to `end`, as they stand `today`; days to come are staged.
 
-        `app` is there only where a request went for all projects. A job is `done` five days after
-        its `active_scrub_done_date`.
+        `app` is a text, and always there (recorded). A job is `done` five days after its
+        `active_scrub_done_date`.
         Source: https://amplitude.com/docs/apis/analytics/user-privacy (Get deletion jobs).
         """
         days = (start + timedelta(days=n) for n in range((end - start).days + 1))
@@ -322,7 +359,7 @@ class Project:
         Source: https://amplitude.com/docs/apis/analytics/chart-annotations (Get all categories).
         """
         used = [a["category"] for a in self.annotations() if a["category"]]
-        return [*used, {"id": 45680, "name": "Alerts"}]
+        return [*used, {"id": 45680, "category": "Alerts"}]
 
     def event_types(self, show_deleted: bool = True) -> list[Record]:
         """As `plan.event_types`."""
@@ -335,6 +372,10 @@ class Project:
     def event_properties(self, event_type: str | None = None) -> list[Record]:
         """As `plan.event_properties`."""
         return plan.event_properties(event_type)
+
+    def channel_classifiers(self) -> list[Record]:
+        """As `plan.channel_classifiers`."""
+        return plan.channel_classifiers()
 
     def user_properties(self, show_deleted: bool = True) -> list[Record]:
         """As `plan.user_properties`."""
@@ -356,9 +397,13 @@ class Project:
     def annotations(self) -> list[Record]:
         """Chart annotations, v3: some with an end, a category or a chart, some without.
 
+        Recorded: a category has its name under `category`.
+
         Source: https://amplitude.com/docs/apis/analytics/chart-annotations (Get all annotations).
         """
-        releases, incidents = {"id": 45678, "name": "Releases"}, {"id": 45679, "name": "Incidents"}
+        releases, incidents = (
+            {"id": n, "category": name} for n, name in ((45678, "Releases"), (45679, "Incidents"))
+        )
         rows = [
             ("2.0 release", "2023-11-01T07:00:00+00:00", None, "New player", releases, None),
             ("Outage", "2023-12-24T22:10:00+00:00", "2023-12-25T01:30:00+00:00", None, incidents,
@@ -373,7 +418,7 @@ class Project:
     def cohorts(self) -> list[Record]:
         """Cohorts with their `syncMetadata`, which is empty where nothing is synced.
 
-        `lastMod`, `createdAt` and `lastComputed` are epoch seconds.
+        `lastMod`, `createdAt` and `lastComputed` are epoch seconds. The last one is of groups.
         Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts (Get all cohorts).
         """
         sync = {
@@ -383,13 +428,15 @@ class Project:
             "last_failure": None,
             "params": {"user_id": "demo@example.com"},
         }
-        nulls = "metadata view_count popularity last_viewed chart_id edit_id location_id"
+        nulls = "metadata view_count popularity last_viewed chart_id edit_id location_id "
+        nulls += "per_app_metadata cohort_definition_type"
         rows = [
             ("k3m9x1az", "Power listeners", 111, "UNIQUES", [sync]),
             ("p7q2w8rt", "Bought twice 💳", 42, "UNIQUES", []),
             ("z5y4n6bv", "Imported list", 2048, "LIST", [{**sync, "target": "s3"}, sync]),
             ("a8c2e4g6", "Nobody yet", 0, "UNIQUES", []),
             ("h1j3l5n7", "Last year's campaign", 17, "UNIQUES", []),
+            (_COHORT_OF_GROUPS, "Accounts that pay", 23, "UNIQUES", []),
         ]
         return [
             {
@@ -397,7 +444,10 @@ class Project:
                 "archived": cohort_id == "h1j3l5n7",
                 "definition": {
                     "version": 3,
-                    "countGroup": {"name": "User", "is_computed": False},
+                    "countGroup": {
+                        "name": "Account" if cohort_id == _COHORT_OF_GROUPS else "User",
+                        "is_computed": False,
+                    },
                     "cohortType": cohort_type,
                     "andClauses": [],
                     "referenceFrameTimeParams": {},
@@ -417,6 +467,8 @@ class Project:
                 "hidden": False,
                 "is_predictive": False,
                 "is_official_content": False,
+                "is_generated_content": size == 42,
+                "cohort_output_type": "UNIQUES",
                 "shortcut_ids": [],
                 **dict.fromkeys(nulls.split()),
                 "syncMetadata": syncs,
@@ -448,17 +500,23 @@ class Project:
     ) -> Iterator[bytes]:
         """As `cohort_members`, as the CSV of a download in pieces of some 64 KB.
 
-        Every seventh user id stands in quotes that are not the CSV's, as has been seen.
+        Every seventh user id stands in quotes that are not the CSV's, as has been seen. A cohort of
+        groups has their names instead, and a tab before each text.
         """
         names = list(_MEMBER_PROPERTIES if properties is None else properties)
+        is_of_groups = cohort_id == _COHORT_OF_GROUPS
+        mark, who = ("\t", "group_value") if is_of_groups else ("", "user_id")
         text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow(["amplitude_id", "user_id", *names])
+        writer = csv.writer(text, quoting=csv.QUOTE_ALL)
+        writer.writerow([f"{mark}{name}" for name in ("amplitude_id", who, *names)])
         for member in self.cohort_members(cohort_id, computed_at, names):
-            user_id = member["user_id"] or ""
-            if user_id and member["amplitude_id"] % 7 == 0:
+            number, user_id = member["amplitude_id"], member["user_id"] or ""
+            if is_of_groups:
+                user_id = f"Acme {number % 1000}"
+            elif user_id and number % 7 == 0:
                 user_id = f'"{user_id}"'
-            writer.writerow([member["amplitude_id"], user_id, *member["properties"].values()])
+            texts = (user_id, *(value or "" for value in member["properties"].values()))
+            writer.writerow([number, *(f"{mark}{value}" for value in texts)])
             if text.tell() > 65536:
                 yield text.getvalue().encode()
                 text.seek(0)
@@ -480,6 +538,7 @@ class Project:
                 "totals": round(self.events_per_hour * 24 * 3 * share),
                 "totals_delta": n,
                 **dict.fromkeys([*flags.split(), "in_waitroom"], False),
+                "waitroom_approved": None,
             }
             for n, (name, share) in enumerate(EVENT_TYPES.items())
         ]
@@ -489,6 +548,12 @@ class Project:
 
     def _is_before_start(self, hour: datetime) -> bool:
         return self.first_hour is not None and hour < _whole_hour(self.first_hour)
+
+    def _is_quiet(self, event_type: str, day: date) -> bool:
+        return any(
+            name == event_type and first <= day < first + 7 * _DAY
+            for name, first in self.quiet_weeks
+        )
 
     def _users_of_day(self, metric: str, day: date, by: str | None) -> dict[str, int]:
         counts = self.active_users(day) if metric == "active" else self.new_users(day)
@@ -511,6 +576,8 @@ class Project:
             return (sum(self.new_users(day).values()),) * 2
         if event_type not in EVENT_TYPES:
             return sum(self._event_counts(day, each)[0] for each in EVENT_TYPES), users
+        if self._is_quiet(event_type, day):
+            return 0, 0
         chance = self._random("event counts", event_type, day.isoformat())
         # `active_users` has nine events a user.
         totals = round(users * 9 * EVENT_TYPES[event_type] * chance.uniform(0.9, 1.1))
@@ -520,7 +587,8 @@ class Project:
         chance, replays = self._random("replays", hour.isoformat()), []
         for _ in range(math.ceil(self.event_count(hour) / 8)):
             user = chance.choice(self._users)
-            start = hour + timedelta(seconds=chance.randrange(3600))
+            fraction = timedelta(milliseconds=chance.choice((0, 0, 250)))
+            start = hour + timedelta(seconds=chance.randrange(3600)) + fraction
             session = int(start.timestamp() * 1000) + chance.randrange(1000)
             replays.append(
                 {
@@ -528,8 +596,8 @@ class Project:
                     "session_id": str(session),
                     "device_id": user["device_id"],
                     "amplitude_id": user["amplitude_id"],
-                    "start_time": _iso(start),
-                    "end_time": _iso(start + timedelta(seconds=chance.randrange(5, 3600))),
+                    "start_time": _naive(start),
+                    "end_time": _naive(start + timedelta(seconds=chance.randrange(5, 3600))),
                     "retention_in_days": REPLAY_RETENTION_DAYS,
                 }
             )
@@ -553,7 +621,7 @@ class Project:
             "status": "staging" if age < -3 else "submitted" if age < 7 else "done",
             "amplitude_ids": requests,
             "active_scrub_done_date": scrubbed.isoformat() if scrubbed <= today else None,
-            **({"app": self.project_id} if day.toordinal() % 2 else {}),
+            "app": str(self.project_id),
         }
 
     @cached_property
@@ -572,7 +640,9 @@ class Project:
             platform, os_name, os_version, family, device_type, library = chance.choice(_DEVICES)
             is_known = chance.random() < 0.8
             user: Record = dict.fromkeys(_COLUMNS)
+            has_ids = platform != "Web" and n % 2 == 0
             user.update(
+                amplitude_attribution_ids=[f"{n:06x}"] if has_ids else None,
                 amplitude_id=550106000000 + n,
                 app=self.project_id,
                 data_type="event",
@@ -594,7 +664,8 @@ class Project:
                 version_name=chance.choice(["1.9.4", "2.0.0", "2.1.3"]),
                 groups={"company": [f"Acme {n % 9}"]} if n % 5 == 0 else {},
                 group_properties={"company": {f"Acme {n % 9}": {"seats": n}}} if n % 5 == 0 else {},
-                plan={"source": "mobile", "branch": "main", "version": "12"} if n % 3 == 0 else {},
+                global_user_properties={} if n % 4 else None,
+                plan={} if n % 3 else None,
                 user_properties={
                     "plan": chance.choice(["free", "pro", "family"]),
                     "email": f"user-{n}@example.com" if is_known else None,
@@ -612,7 +683,10 @@ class Project:
     def _generate(self, hour: datetime, count: int) -> Iterator[Record]:
         chance = self._random("events", hour.isoformat())
         r, users = chance.random, self._users
-        types = chance.choices(list(EVENT_TYPES), list(EVENT_TYPES.values()), k=count)
+        weights = [
+            0 if self._is_quiet(name, hour.date()) else share for name, share in EVENT_TYPES.items()
+        ]
+        types = chance.choices(list(EVENT_TYPES), weights, k=count)
         start = hour.replace(tzinfo=None)
         for n, event_type in enumerate(types):
             user = users[int(r() * _USERS)]
@@ -629,15 +703,11 @@ class Project:
             yield {
                 **user,
                 "$insert_id": str(insert_id),
+                "$insert_key": f"{insert_id.hex[:20]}#{n}" if n % 3 else None,
+                "$schema": (13, 12, None)[n % 3],
                 "client_event_time": event_time,
                 "client_upload_time": _timestamp(sent),
-                "data": {
-                    "path": "/2/httpapi",
-                    "user_properties_updated": True,
-                    "vacuum_source_id": "5955",
-                    "group_first_event": {},
-                    "group_ids": {},
-                },
+                "data": _UPLOAD if n % 5 else _UPLOAD_WITHOUT_PATH,
                 "event_id": int(r() * 1e9),
                 "event_properties": {
                     "page": {"path": f"/library/{int(r() * 1e5)}", "title": _QUERIES[int(r() * 5)]},
@@ -679,8 +749,9 @@ def bucket(day: date, interval: int) -> list[date]:
     return [first + timedelta(days=n) for n in range(length)]
 
 
-def _iso(moment: datetime) -> str:
-    return f"{moment.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+def _naive(moment: datetime) -> str:
+    """In UTC, without a zone; with a fraction where it has one. As texts, they are in order."""
+    return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat()
 
 
 def _weekly(day: date) -> float:
@@ -694,6 +765,6 @@ def _timestamp(moment: datetime) -> str:
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def _pack(events: Iterable[Record]) -> bytes:
-    lines = "".join(_encode(event) + "\n" for event in events)
+def _pack(events: Iterable[Record], end: str = "") -> bytes:
+    lines = "".join(_encode(event) + "\n" for event in events) + end
     return gzip.compress(lines.encode(), compresslevel=1, mtime=0)

@@ -7,6 +7,7 @@ analysis, Retention analysis, Get results from an existing chart; Rate limits).
 import json
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -14,17 +15,18 @@ from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from sandbox.answers import Answer, as_json
+from sandbox.answers import Answer, as_json, dashboard, short_date
 from sandbox.params import Query, days
-from sandbox.project import EVENT_TYPES, Project, Record, bucket
+from sandbox.project import EVENT_TYPES, RETENTION_DAYS, Project, Record, bucket
 
 if TYPE_CHECKING:
     from sandbox.app import Sandbox
 
 Labels = tuple[str, ...]
 
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _GROUP_COST = 4
+# Documented are 1,000, and 100 without a limit; recorded are 10,000, and 185 groups without.
+_MOST_GROUPS = 10_000
 # A property's value, the values of the condition.
 _OPERATORS: dict[str, Callable[[str, list[str]], bool]] = {
     "is": lambda value, values: value in values,
@@ -74,12 +76,12 @@ class Question:
     events: list[Event]
     segments: list[tuple[Condition, ...]] = field(default_factory=lambda: [()])
     by: Labels = ()
-    limit: int = 100
+    limit: int = _MOST_GROUPS
 
     def __post_init__(self) -> None:
         if len(self.segments) > 1 and self.by:
             raise ValueError("Group by is only possible with a single segment")
-        if not 1 <= self.limit <= 1000:
+        if not 1 <= self.limit <= _MOST_GROUPS:
             raise ValueError("Invalid parameter limit")
 
     @property
@@ -121,7 +123,7 @@ class Segmentation(Question):
             events=[_event(query.get(n, ""), n) for n in ("e", "e2") if n in query or n == "e"],
             segments=_segments(query),
             by=tuple(query[name] for name in ("g", "g2") if query.get(name)),
-            limit=int(query.get("limit", "100")),
+            limit=int(query.get("limit", _MOST_GROUPS)),
             metric=query.get("m", "uniques"),
             interval=int(query.get("i", "1")),
         )
@@ -175,19 +177,31 @@ class Segmentation(Question):
         ]
 
     def answer(self, sandbox: "Sandbox") -> Answer:
+        """Recorded, but for two events, of which the documents tell."""
         figures = self.figures(sandbox)
+        dates = [first.isoformat() for first in self.spans]
+        if not any(any(values) for values, _ in figures.values()):
+            return dashboard({"xValues": dates, "series": [], "seriesLabels": []})
         is_grouped = any(labels for *_, labels in figures)
-        data = {
-            "xValues": [first.isoformat() for first in self.spans],
+        data: Record = {
+            "xValues": dates,
             "series": [values for values, _ in figures.values()],
             "seriesCollapsed": [
                 [{"value": whole} if is_grouped else {"setId": "", "value": whole}]
                 for _, whole in figures.values()
             ],
-            "seriesLabels": [[e, "; ".join(g)] if is_grouped else s for s, e, g in figures],
-            "seriesMeta": [{"segmentIndex": s, "eventIndex": e} for s, e, _ in figures],
+            "seriesLabels": [self._label(*figure) for figure in figures],
         }
-        return as_json({"data": data})
+        if len(self.events) > 1:
+            data["seriesMeta"] = [{"segmentIndex": s, "eventIndex": e} for s, e, _ in figures]
+        return dashboard(data)
+
+    def _label(self, segment: int, event: int, labels: Labels) -> Any:
+        if not labels:
+            return segment
+        if len(self.events) > 1 or self.events[0].by:
+            return [event, "; ".join(labels)]
+        return [*labels] if len(labels) > 1 else labels[0]
 
     def _values(
         self, project: Project, span: Iterable[date], event: Event, segment: Sequence[Condition]
@@ -260,7 +274,10 @@ class Funnel(Question):
         return len(self.days) * self.conditions * unit
 
     def figures(self, sandbox: "Sandbox") -> dict[tuple[int, Labels], dict[date, list["Step"]]]:
-        """The steps of each day, of each segment and group: of more than `limit` the largest."""
+        """The steps of each day, of each segment and group: of more than `limit` the largest.
+
+        There are none at all if nobody took the first step.
+        """
         found: dict[tuple[int, Labels], dict[date, list[Step]]] = {}
         by = tuple(name for event in self.events for name in event.by)
         first = Event(self.events[0].type, self.events[0].filters, by)
@@ -274,7 +291,8 @@ class Funnel(Question):
             size = {g: sum(steps[0].users for steps in of.values()) for g, of in groups.items()}
             for labels in sorted(groups, key=lambda g: (-size[g], g))[: self.limit]:
                 found[s, labels] = groups[labels]
-        return found
+        has_users = any(steps[0].users for of in found.values() for steps in of.values())
+        return found if has_users else {}
 
     def is_complete(self, sandbox: "Sandbox", day: date) -> bool:
         """Whether nobody of that day can convert any more."""
@@ -301,9 +319,10 @@ class Funnel(Question):
 
     def answer(self, sandbox: "Sandbox") -> Answer:
         data = []
-        names = [f"{MONTHS[day.month - 1]} {day.day:02d}" for day in self.days]
-        xs: Record = {"xValues": [f"{day}" for day in self.days], "formattedXValues": names}
-        are_complete = [self.is_complete(sandbox, day) for day in self.days]
+        xs: Record = {
+            "xValues": [f"{day}" for day in self.days],
+            "formattedXValues": [*map(short_date, self.days)],
+        }
         for (s, labels), by_day in self.figures(sandbox).items():
             users, medians, averages = (
                 [[getattr(step, name) for step in steps] for steps in by_day.values()]
@@ -320,14 +339,13 @@ class Funnel(Question):
                 "cumulativeRaw": raw,
                 "medianTransTimes": medians[0],
                 "avgTransTimes": averages[0],
-                "dayFunnels": {"series": users, **xs, "isComplete": are_complete},
+                "dayFunnels": {"series": users, **xs},
                 "dayMedianTransTimes": {"series": medians, **xs},
                 "dayAvgTransTimes": {"series": averages, **xs},
-                "stepTransTimeDistribution": {"step_bins": []},
-                "stepPrevStepCountDistribution": {"step_bins": []},
+                "propsum": [],
             }
             data.append(element)
-        return as_json({"data": data})
+        return dashboard(data, numSeries=len(data))
 
     @property
     def _window_days(self) -> int:
@@ -373,16 +391,19 @@ class Retention(Question):
     """A query of retention: users of the first event, and those of the second who came back.
 
     Args:
-        mode: `n-day`, `rolling` (that day or later) or `bracket`.
+        mode: `nday`, `rolling` (that day or later) or `bracket`; of the last two only the documents
+            tell.
         brackets: first day and the one after the last, of each bracket.
     """
 
-    mode: str = "n-day"
+    mode: str = "nday"
     brackets: Sequence[tuple[int, int]] = ()
 
     @classmethod
     def parse(cls, query: Query) -> "Retention":
-        mode = query.get("rm", "n-day")
+        mode = query.get("rm", "nday")
+        if mode not in ("nday", "rolling", "bracket"):  # the documents have `n-day`
+            raise ValueError("Invalid retention method.")
         return cls(
             days=days(query),
             events=[
@@ -401,24 +422,26 @@ class Retention(Question):
     def cells(self, sandbox: "Sandbox", cohort: date, segment: int = 0) -> list[Record]:
         """The cells of a cohort: its size, then one for each day, or bracket, up to today.
 
-        `count` of `outof` users; `incomplete` while the day, or bracket, has not ended.
+        `count` of `outof` users. `incomplete` are the last two of them (recorded), and a bracket
+        that has not ended.
         """
         start, returning = self.events
-        users = sandbox.project.retained_users(cohort, start.type, returning.type)
+        age = (sandbox.today - cohort).days
+        last = max(age, RETENTION_DAYS)
+        users = sandbox.project.retained_users(cohort, start.type, returning.type, last)
         among = _shares(sandbox.project, cohort, (*self.segments[segment], *start.filters), ())
         back = _shares(sandbox.project, cohort, returning.filters, ())
         size, *came = (round(count * among[()]) for count in users)
-        age = (sandbox.today - cohort).days
-        spans: Sequence[tuple[int, int]] = self.brackets or [(n, n + 1) for n in range(len(came))]
+        spans: Sequence[tuple[int, int]] = self.brackets or [(n, n + 1) for n in range(age + 1)]
         if self.mode == "rolling":
-            spans = [(n, len(came)) for n in range(len(came))]
-        cells = [{"count": size, "outof": size, "incomplete": age == 0}]
+            spans = [(n, RETENTION_DAYS + 1) for n in range(RETENTION_DAYS + 1)]
+        # Yesterday still counts as one that changes.
+        late = 1 if self.mode == "nday" else 0
+        cells = [_cell(size, size, age == 0)]
         for first, end in spans:
             if first <= age:
                 count = max(came[first : min(end, age + 1)], default=0)
-                cells.append(
-                    {"count": round(count * back[()]), "outof": size, "incomplete": age < end}
-                )
+                cells.append(_cell(round(count * back[()]), size, age < end + late))
         return cells
 
     def answer(self, sandbox: "Sandbox") -> Answer:
@@ -426,7 +449,7 @@ class Retention(Question):
         series = []
         for s in range(len(self.segments)):
             values = {
-                f"{MONTHS[day.month - 1]} {day.day}": self.cells(sandbox, day, s) for day in cohorts
+                f"{short_date(day)}, {day.year}": self.cells(sandbox, day, s) for day in cohorts
             }
             combined = []
             for n in range(max(map(len, values.values()), default=0)):
@@ -441,44 +464,63 @@ class Retention(Question):
                 )
             series.append({"dates": [*values], "values": values, "combined": combined})
         meta = [{"segmentIndex": s, "eventIndex": 0} for s in range(len(self.segments))]
-        return as_json({"data": {"series": series, "seriesMeta": meta}})
+        return dashboard({"series": series, "seriesMeta": meta})
+
+
+def _cell(count: int, size: int, is_incomplete: bool) -> Record:
+    ids = {"retainedSetId": None, "dropoffSetId": None}
+    return {"count": count, "outof": size, "incomplete": is_incomplete, **ids}
 
 
 @dataclass(frozen=True)
-class Chart:
-    """A saved chart of event segmentation, over the last `length` days up to today.
+class Chart(ABC):
+    """A saved chart over the last `length` days up to today.
 
     Args:
-        headings: those of its labels: the properties it groups by, or one for its segment.
+        metric: what it counts.
+        headings: those of its labels.
         compares: it has a row more for each, of as many days before.
     """
 
     id: str
     title: str
-    event: str
     metric: str
     length: int
-    interval: int = 1
-    by: Labels = ()
-    headings: Labels = ("Segment",)
+    headings: Labels
     compares: bool = False
 
     @property
     def cost(self) -> int:
         periods = 2 if self.compares else 1
-        return periods * self._query(date(2024, 1, 1)).cost
+        return periods * self.query(self._days(date(2024, 1, 1))).cost
+
+    @abstractmethod
+    def query(self, days: list[date]) -> Segmentation | Funnel:
+        """What it asks of some days."""
+
+    @abstractmethod
+    def table(
+        self, sandbox: "Sandbox", days: list[date]
+    ) -> tuple[list[date], dict[Labels, list[str]]]:
+        """Dates, and the cells of each row by its labels."""
+
+    def heading(self, day: date) -> str:
+        """How the column of a date is headed."""
+        return f"{day}"
 
     def rows(self, sandbox: "Sandbox") -> tuple[list[date], list[tuple[Labels, bool, list[str]]]]:
         """Dates, and each row: its labels, whether it is of the period before, and its cells."""
-        rows: list[tuple[Labels, bool, list[str]]] = []
-        query = self._query(sandbox.today)
-        periods = [(query, False)]
+        days = self._days(sandbox.today)
+        dates, table = self.table(sandbox, days)
+        before: dict[Labels, list[str]] = {}
         if self.compares:
-            periods.append((self._query(sandbox.today - timedelta(days=self.length)), True))
-        for period, is_previous in periods:
-            for (*_, labels), (values, _) in period.figures(sandbox).items():
-                rows.append((labels or ("All Users",), is_previous, [*map(self._cell, values)]))
-        return [*query.spans], rows
+            _, before = self.table(sandbox, self._days(days[0] - timedelta(days=1)))
+        rows = []
+        for labels, cells in table.items():
+            rows.append((labels, False, cells))
+            if labels in before:
+                rows.append((labels, True, before[labels]))
+        return dates, rows
 
     def records(self, sandbox: "Sandbox") -> list[Record]:
         """What a report of this chart must be: a row per series and date."""
@@ -497,24 +539,56 @@ class Chart:
         ]
 
     def answer(self, sandbox: "Sandbox") -> Answer:
-        """CSV in an envelope. Tabs keep spreadsheets from taking texts for formulas."""
+        """CSV in an envelope. Tabs keep spreadsheets from taking texts for formulas.
+
+        Recorded: a label is blank where it is that of the row above, and so are all to its left.
+        """
         dates, rows = self.rows(sandbox)
-        lines = [[_quoted(self.title)], [_quoted(f"{self.metric} of {self.event}")], []]
-        lines.append([*map(_quoted, self.headings), *(f'"{day}T00:00:00"' for day in dates)])
+        lines = [[_quoted(self.title)], [], [_quoted(self.metric)], []]
+        lines.append([*map(_quoted, self.headings), *(_quoted(self.heading(day)) for day in dates)])
+        above: Labels = ()
         for labels, is_previous, cells in rows:
-            first = f"[Previous] {labels[0]}" if is_previous else labels[0]
-            quoted = [_quoted(label) for label in (first, *labels[1:])]
-            lines.append([*quoted, *(f'"{c}"' if c.endswith("%") else c for c in cells)])
+            shown = (f"[Previous] {labels[0]}", *labels[1:]) if is_previous else labels
+            texts = [
+                '""' if shown[: n + 1] == above[: n + 1] else _quoted(label)
+                for n, label in enumerate(shown)
+            ]
+            lines.append([*texts, *(f'"{cell}"' for cell in cells)])
+            above = shown
         return as_json({"data": "".join(",".join(line) + "\r\n" for line in lines)})
 
-    def _query(self, last: date) -> Segmentation:
+    def _days(self, last: date) -> list[date]:
+        return [last - timedelta(days=n) for n in reversed(range(self.length))]
+
+
+@dataclass(frozen=True)
+class SegmentationChart(Chart):
+    """A saved chart of event segmentation: a row per group, or one for its segment."""
+
+    event: str = ""
+    interval: int = 1
+    by: Labels = ()
+
+    def query(self, days: list[date]) -> Segmentation:
         return Segmentation(
-            days=[last - timedelta(days=n) for n in reversed(range(self.length))],
+            days=days,
             events=[Event(self.event)],
             by=self.by,
             metric=self.metric,
             interval=self.interval,
         )
+
+    def table(
+        self, sandbox: "Sandbox", days: list[date]
+    ) -> tuple[list[date], dict[Labels, list[str]]]:
+        query = self.query(days)
+        return [*query.spans], {
+            labels or ("All Users",): [*map(self._cell, values)]
+            for (*_, labels), (values, _) in sorted(query.figures(sandbox).items())
+        }
+
+    def heading(self, day: date) -> str:
+        return f"{day}" if self.interval == 1 else f"{day}T00:00:00"
 
     def _cell(self, value: float) -> str:
         if self.metric == "pct_dau":
@@ -524,14 +598,51 @@ class Chart:
         return str(value)
 
 
-CHARTS = [
-    Chart("s0ngs7wk", "Songs per week 🎧", "Song Played 🎧", "uniques", 28, 7, ("platform",),
-          ("Platform",)),
-    Chart("x8k2m1qp", 'Share of users who pay, "checkout"', "Checkout Completed", "pct_dau", 14,
-          compares=True),
-    Chart("av3r4ge5", "Sign-ups per user", "Signed Up", "average", 30, 1, ("country", "gp:plan"),
-          ("country", "gp:plan")),
+@dataclass(frozen=True)
+class FunnelChart(Chart):
+    """A saved chart of a funnel over weeks: a row for all of it, and one per step.
+
+    Recorded are the first row, the headings, and dates of weeks without a time.
+    """
+
+    steps: Labels = ()
+
+    def query(self, days: list[date]) -> Funnel:
+        return Funnel(days=days, events=[*map(Event, self.steps)])
+
+    def table(
+        self, sandbox: "Sandbox", days: list[date]
+    ) -> tuple[list[date], dict[Labels, list[str]]]:
+        weeks: dict[date, list[list[Step]]] = {}
+        for by_day in self.query(days).figures(sandbox).values():
+            for day, steps in by_day.items():
+                weeks.setdefault(bucket(day, 7)[0], []).append(steps)
+        users = [
+            [sum(step.users for step in column) for column in zip(*of_days, strict=True)]
+            for of_days in weeks.values()
+        ]
+        rows: dict[Labels, list[str]] = {
+            ("All Users", "Entire Funnel"): [_fraction(n[-1], n[0]) for n in users]
+        }
+        for number, name in enumerate(self.steps[1:], start=1):
+            rows["All Users", name] = [_fraction(n[number], n[number - 1]) for n in users]
+        return [*weeks], rows
+
+
+CHARTS: list[Chart] = [
+    SegmentationChart("s0ngs7wk", "Songs per week 🎧", "uniques", 28, ("Platform",),
+                      event="Song Played 🎧", interval=7, by=("platform",)),
+    SegmentationChart("x8k2m1qp", 'Share of users who pay, "checkout"', "pct_dau", 14,
+                      ("Segment",), compares=True, event="Checkout Completed"),
+    SegmentationChart("av3r4ge5", "Sign-ups per user", "average", 30, ("country", "gp:plan"),
+                      event="Signed Up", by=("country", "gp:plan")),
+    FunnelChart("fu9n3lwk", "From page to checkout", "conversion", 28, ("Segment", "Steps"),
+                compares=True, steps=("Page Viewed", "Song Played 🎧", "Checkout Completed")),
 ]  # fmt: skip
+
+
+def _fraction(users: int, before: int) -> str:
+    return f"{users / before:.4f}" if before else ""
 
 
 def _quoted(text: str) -> str:
