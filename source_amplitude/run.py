@@ -1,4 +1,4 @@
-"""The console script ``source-amplitude``: ``spec``, ``check``, ``discover``, ``read``."""
+"""The console script ``source-amplitude``: Airbyte's four commands, and ``probe``."""
 
 import gc
 import logging
@@ -134,15 +134,24 @@ class SourceAmplitude(ConcurrentDeclarativeSource):
 def run(args: list[str] | None = None) -> None:
     """Run one command of the Airbyte protocol; messages go to standard output.
 
-    Ctrl-C, SIGTERM and a reader that goes away end it at once and without a word.
+    Ctrl-C, SIGTERM and a reader that goes away end it at once and without a word. The command
+    ``probe`` is for people: see ``probe.py``.
     """
+    args = sys.argv[1:] if args is None else args
+    if args[:1] == ["probe"]:
+        from source_amplitude.probe import probe
+
+        try:
+            sys.exit(probe(args[1:]))
+        except KeyboardInterrupt:
+            sys.exit(130)
     # Objects of the start-up are for good, and those of a record live briefly.
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
     for number in _ENDS:
         signal.signal(number, _end)
     sys.modules[_COMPONENTS] = components_in_batches()
-    messages = _messages(sys.argv[1:] if args is None else args)
+    messages = _messages(args)
     try:
         # What airbyte_cdk.entrypoint.launch does as well, but without a way to end it.
         PRINT_BUFFER.__enter__()
