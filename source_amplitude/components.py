@@ -23,14 +23,14 @@ import zipfile
 import zlib
 from base64 import b64encode
 from codecs import iterdecode
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from copy import copy
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import islice
 from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
@@ -65,11 +65,8 @@ from airbyte_cdk.sources.declarative.retrievers import Retriever, SimpleRetrieve
 from airbyte_cdk.sources.declarative.retrievers.file_uploader import ConnectorBuilderFileUploader
 from airbyte_cdk.sources.declarative.transformations import RecordTransformation
 from airbyte_cdk.sources.streams.call_rate import (
-    AbstractCallRatePolicy,
     APIBudget,
     BaseCallRatePolicy,
-    HttpAPIBudget,
-    HttpRequestRegexMatcher,
 )
 from airbyte_cdk.sources.streams.core import StreamData
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
@@ -127,9 +124,34 @@ _STAGED_ADVICE = (
 _RFC3339_TIME = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
 )
+_TIME_WITHOUT_ZONE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?", re.ASCII)
 _DAY_OF_TIME = re.compile(r"(\d{4}-\d\d-\d\d)([Tt ]\d\d:\d\d.*)?")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_DAY_KEY = re.compile(r"r(\d+)d")
+# Of what starts with a day, its midnight included: of another time, it is not known what is meant.
+_ISO_DAY = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[T ]00:00(?::00(?:\.0+)?)?(?:Z|[+-]\d\d:?\d\d)?)?", re.ASCII
+)
+_DAY_IN_WORDS = re.compile(r"([A-Za-z]{3,9})\.? +(\d{1,2})(?:,? +(\d{4}))?", re.ASCII)
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june", "july", "august", "september"),
+    *("october", "november", "december"),
+)
+_DAY_OF_QUERY = re.compile(r"\d{8}", re.ASCII)
+_LIKE_A_DATE = re.compile(
+    r"\d{4}[-/:]\d\d[-/:]\d\d(?:[T ]\d\d(?::\d\d)*(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?)?|\d{8}(?:T\d\d)?"
+    r"|\d\d?[-/.]\d\d?[-/.]\d{2,4}|[A-Z][a-z]{2,8}\.? \d{1,2}(?:,? \d{4})?",
+    re.ASCII,
+)
+_SHAPE_CHARACTERS, _SHAPE_ELEMENTS = 2_000, 1_000
+# Objects whose fields customers have named.
+_SHAPE_OPAQUE = {
+    *("csvDefinition", "definition", "event_properties", "group_properties", "groups", "metadata"),
+    *("payload", "properties", "rolloutWeights", "user_properties"),
+}
+# The only sentence of Amplitude's that says that a range has no events.
+_NO_EVENTS = "Raw data files were not found"
+_TOO_FAR_BACK = "Date too far back"
+# Retention is followed for so many days after the first, lifetime value for so many in all.
+_RETENTION_DAYS, _LIFETIME_DAYS = 30, 90
 # Before a dot, they narrow a name of Filter Events to what lies in them.
 _PROPERTY_COLUMNS = (
     "event_properties",
@@ -161,17 +183,19 @@ _LISTS_OF_FILTERS = {
 # Not more than is a key for BLAKE2b, nor so little that it could be tried out.
 _SALT = re.compile("[!-~]{16,64}")
 _NESTED = frozenset((dict, list))
-# Of the interval that a query asks for, 30 being a month.
-_DAYS = {"1": 1, "7": 7, "30": 31}
 # Groups that a query gets when it does not say how many.
 _DEFAULT_GROUPS = 100
 _MOST_GROUPS = 1_000
 # Of the 1,000 that Amplitude grants in five minutes: requests of others must fit in beside it.
 _MOST_PER_REQUEST = 200
+# Of a funnel's step, and of retention; other reports have 1 (api_budget says the same).
+_QUERY_TYPES = {"funnel": 2, "retention": 8}
+# Conditions that each group-by counts as.
+_GROUP_CONDITIONS = 4
 _INTERVALS = {"day": "1", "week": "7", "month": "30"}
 # They count a number that an event carries, not events or users.
 _PROPERTY_METRICS = ("sums", "value_avg")
-_COLUMN_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", re.ASCII)
+_COLUMN_DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d:\d\d))?", re.ASCII)
 # 1,234 may be a thousand or a decimal; 1,234,567 and 1,234.5 may not.
 _CELL_NUMBER = re.compile(
     r"([+-]?(?:\d+|\d{1,3}(?:,\d{3}){2,}|\d{1,3},\d{3}(?=\.)))((?:\.\d+)?(?:E[+-]?\d+)?)(%?)",
@@ -242,7 +266,8 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
 
     The built-in handler interpolates only JSON bodies into its messages and has no messages for
     exceptions at all. Here, each message of a response filter is preceded by the HTTP code and
-    what Amplitude said, be it JSON or plain text, and a host that can't be reached is named.
+    what Amplitude said, be it JSON or plain text, and a host that can't be reached is named. A day
+    before the history that the project's plan keeps is empty, which is logged.
 
     Raises ``AirbyteTracedException`` for a refusal; ``DefaultBackoffException``, which has the CDK
     ask again, for a 200 whose body is no JSON, or tells of an error: the CDK would take it for an
@@ -252,12 +277,27 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
     is_streamed: bool = False
     # The ten minutes of the base class would be used up by waiting for the API budget.
     max_time: int = 2 * 60 * 60
+    # The one that all streams share: the CDK gives it to whatever has a field of this name.
+    api_budget: APIBudget | None = None
+
+    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        super().__post_init__(parameters)
+        if self.api_budget:
+            _price_queries(self.api_budget)
+        # The last day that was too far back, and the day after it that the log has named.
+        self._too_far_back = self._first_day_logged = ""
+        self._lock = threading.Lock()
 
     def interpret_response(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         if isinstance(response_or_exception, requests.RequestException):
             return _connection_failed(response_or_exception, response_or_exception.request)
+        if isinstance(response_or_exception, requests.Response):
+            if _is_too_far_back(response_or_exception):
+                return self._before_history(response_or_exception)
+            if self._too_far_back and response_or_exception.ok:
+                self._log_first_day(response_or_exception)
         resolution = super().interpret_response(response_or_exception)
         if not isinstance(response_or_exception, requests.Response):
             return resolution
@@ -281,6 +321,39 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
             # Raised, because the CDK quotes the body as it came beside the message.
             raise failure(message, resolution.failure_type or FailureType.system_error)
         return ErrorResolution(resolution.response_action, resolution.failure_type, message)
+
+    def _before_history(self, response: requests.Response) -> ErrorResolution:
+        days, path = _days_asked_for(response), urlsplit(response.url).path
+        said = f"Amplitude answered HTTP 403 ({_error_text(response)})"
+        if len(days) > 1:  # its last days may be there
+            raise refusal(
+                f"{said} to {path} for {_window(response)}: the project's plan keeps no history as "
+                "old as that. Set Start Date (start_date) to a later day."
+            )
+        with self._lock:
+            is_first, self._too_far_back = (
+                not self._too_far_back,
+                max(self._too_far_back, days[0]),
+            )
+        if is_first:
+            _LOGGER.info(
+                f"{said} to {path} for {days[0]}: the project's plan keeps no history as old as "
+                "that. Days before the first one that can be read have no records."
+            )
+        # The CDK takes no records from a response that is no success, whatever the resolution; one
+        # to ignore it would be logged for each day.
+        return SUCCESS_RESOLUTION
+
+    def _log_first_day(self, response: requests.Response) -> None:
+        first = f"{date.fromisoformat(self._too_far_back) + timedelta(days=1)}"
+        # Days are asked for side by side: one that is too far back may be answered after its next.
+        with self._lock:
+            is_known, self._first_day_logged = first == self._first_day_logged, first
+        if not is_known:
+            _LOGGER.info(
+                f"{urlsplit(response.url).path}: the first day of the project's history that could "
+                f"be read is {first}."
+            )
 
 
 @dataclass
@@ -330,8 +403,8 @@ class ExportErrorHandler(DefaultErrorHandler):
     replaced by a temporary file that holds the archive, checked against its own directory and
     checksums. The CDK itself never retries a streamed body that breaks off, and would hold an
     unstreamed one (up to 4 GB) in memory. An hour that can't be split any more is unpacked as well
-    before it counts. 404 in plain words, an empty window, is named in the log; other refusals are
-    left to the next handler.
+    before it counts. A 404 in Amplitude's own words, an empty window, is named in the log; other
+    refusals are left to the next handler.
 
     One that ``is_staged`` is spooled in the staging folder, where ``StagedArchiveExtractor`` has
     only to name it. Of its members, the beginnings are unpacked: all of them would cost several
@@ -367,13 +440,13 @@ class ExportErrorHandler(DefaultErrorHandler):
                 return SUCCESS_RESOLUTION
             if response.status_code != 404:
                 return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
-            if _is_in_plain_words(response.text):
-                said = f"Export of {window}: no events ({_error_text(response)} HTTP 404)."
+            if _says_no_events(response):
+                said = f"Export of {window}: no events (HTTP 404: {_error_text(response)})"
                 return ErrorResolution(ResponseAction.IGNORE, error_message=said)
             failure: Exception = ValueError("no answer")
             message = (
-                f"The answer to the export of {window} (HTTP 404: {_error_text(response)}) does "
-                "not say in plain words, as Amplitude does, that there are no events. It may be a "
+                f"The answer to the export of {window} (HTTP 404: {_error_text(response)}) is not "
+                f"Amplitude's own sentence for a range without events, {_NO_EVENTS!r}. It may be a "
                 "gateway's or a proxy's, so nothing was skipped. Try again later; if it stays, "
                 "report it to Amplitude's support."
             )
@@ -427,27 +500,21 @@ class ExportErrorHandler(DefaultErrorHandler):
 
 @dataclass
 class ReportRequester(HttpRequester):
-    """A report of the config and a window in, Amplitude's query out, which counts for its own cost.
+    """A report of the config and a window in, Amplitude's query out.
 
-    ``parameters`` are those that the manifest makes of a report: the ``report`` itself, and
-    ``conditions`` and ``query_type``, whose product is the cost of a day. ``user_property`` is what
-    properties of users look like, as against those of events. A template would evaluate what people
-    have typed, and the weights of ``api_budget`` know nothing of reports.
+    ``parameters`` are those that the manifest makes of a report, the ``report`` itself among them.
+    ``user_property`` is what properties of users look like, as against those of events. A template
+    would evaluate what people have typed.
     """
 
     user_property: str = ""
 
     def __post_init__(self, parameters: Mapping[str, Any]) -> None:
-        self._query: Mapping[str, Any] = parameters["report"]["query"]
-        self._cost_per_day = int(parameters["conditions"] * parameters["query_type"])
-        if self.api_budget:
-            self.api_budget = _PricedBudget(self.api_budget, self._cost)
         super().__post_init__(parameters)
-        days = parameters["longest_request"]
+        self._query: Mapping[str, Any] = parameters["report"]["query"]
         self._unsaid = [
-            f"The report {parameters['report']['name']} costs {self._cost_per_day} for each day, "
-            f"of the 1,000 that Amplitude grants in five minutes. It is asked for up to {days} "
-            f"days at once, which cost {days * self._cost_per_day}."
+            f"The report {parameters['report']['name']} costs {_cost_of_days(self._query, 1)} for "
+            "each day, of the 1,000 that Amplitude grants in five minutes."
         ]
 
     def send_request(self, *args: Any, **options: Any) -> requests.Response | None:
@@ -463,82 +530,104 @@ class ReportRequester(HttpRequester):
         next_page_token: Mapping[str, Any] | None = None,
     ) -> MutableMapping[str, Any]:
         window = stream_slice.cursor_slice if stream_slice else {}
-        start, end = (date.fromisoformat(window[name]) for name in ("start_time", "end_time"))
-        if self._query.get("interval") == "week":
-            # Nobody documents by which of its days a week is named.
-            today = today_with_timezone(self.config.get("project_timezone") or "UTC")
-            start, end = start - timedelta(days=7), min(end + timedelta(days=7), today)
-        ask = {
-            "segmentation": self._segmentation,
-            "funnel": self._funnel,
-            "retention": self._retention,
-        }[self._query["kind"]]
-        return {**ask(), "start": f"{start:%Y%m%d}", "end": f"{end:%Y%m%d}"}
+        start, end = (window[name].replace("-", "") for name in ("start_time", "end_time"))
+        if self._query["kind"] == "composition":  # its answer has no dates: it must be one day's
+            end = start
+        return {"start": start, "end": end, **_query_of_report(self._query, self.user_property)}
 
-    def _segmentation(self) -> dict[str, Any]:
-        events = map(self._event, self._query["events"])
-        return {
-            **dict(zip(("e", "e2"), events, strict=False)),
-            "m": self._query.get("metric") or "uniques",
-            "i": _INTERVALS[self._query.get("interval") or "day"],
-            **dict(zip(("g", "g2"), self._query.get("group_by") or [], strict=False)),
-            "s": self._query.get("segment"),
-            "limit": str(_MOST_GROUPS),
-        }
 
-    def _funnel(self) -> dict[str, Any]:
-        return {
-            "e": [*map(self._event, self._query["events"])],
-            "mode": self._query.get("mode") or "ordered",
-            "n": self._query.get("users") or "active",
-            "cs": str(86_400 * int(self._query.get("conversion_window_days") or 30)),
-            "i": "1",
-            "g": next(iter(self._query.get("group_by") or []), None),
-            "s": self._query.get("segment"),
-            "limit": str(_MOST_GROUPS),
-        }
+def _query_of_report(query: Mapping[str, Any], user_property: str = "") -> dict[str, Any]:
+    """Amplitude's parameters for a report, without its days; None is for what is not sent."""
 
-    def _retention(self) -> dict[str, Any]:
-        return {
-            "se": self._event(self._query.get("start_event") or "_new"),
-            "re": self._event(self._query.get("return_event") or "_active"),
-            "rm": self._query.get("mode") or "n-day",
-            "rb": self._query.get("brackets"),
-            "i": "1",
-        }
+    def event(text: str) -> str:
+        return _event_of_report(text, query.get("filters") or [], user_property)
 
-    def _event(self, text: str) -> str:
-        """Amplitude's JSON for an event: as it was typed, or its name and all filters."""
-        if _is_json(text):
-            return text
-        filters = [
-            {
-                "subprop_type": "user" if re.match(self.user_property, f["property"]) else "event",
-                "subprop_key": f["property"],
-                "subprop_op": f.get("operator") or "is",
-                "subprop_value": f["values"],
+    events, groups = query.get("events") or [], query.get("group_by") or []
+    mode, segment = query.get("mode"), query.get("segment") or None
+    match query["kind"]:
+        case "segmentation":
+            return {
+                **dict(zip(("e", "e2"), map(event, events), strict=False)),
+                "m": query.get("metric") or "uniques",
+                "i": _INTERVALS[query.get("interval") or "day"],
+                **dict(zip(("g", "g2"), groups, strict=False)),
+                "s": segment,
+                "limit": str(_MOST_GROUPS),
             }
-            for f in self._query.get("filters") or []
-        ]
-        return json.dumps({"event_type": text, **({"filters": filters} if filters else {})})
+        case "funnel":
+            return {
+                "e": [*map(event, events)],
+                "mode": mode or "ordered",
+                "n": query.get("users") or "active",
+                "cs": str(86_400 * int(query.get("conversion_window_days") or 30)),
+                "i": "1",
+                "g": next(iter(groups), None),
+                "s": segment,
+                "limit": str(_MOST_GROUPS),
+            }
+        case "retention":
+            return {
+                "se": event(query.get("start_event") or "_new"),
+                "re": event(query.get("return_event") or "_active"),
+                # Amplitude refuses the name that it documents for what it does without one.
+                "rm": None if mode == "n-day" else mode,
+                "rb": query.get("brackets"),
+                "i": "1",
+            }
+    return {"p": query["property"]}
 
-    def _cost(self, request: requests.PreparedRequest) -> int:
-        return len(_days_of(request)) * self._cost_per_day
+
+def _event_of_report(text: str, filters: Sequence[Mapping[str, Any]], user_property: str) -> str:
+    """Amplitude's JSON for an event: as it was typed, or its name and all filters."""
+    if _is_json(text):
+        return text
+    conditions = [
+        {
+            "subprop_type": "user" if re.match(user_property, each["property"]) else "event",
+            "subprop_key": each["property"],
+            "subprop_op": each.get("operator") or "is",
+            "subprop_value": each["values"],
+        }
+        for each in filters
+    ]
+    return json.dumps({"event_type": text, **({"filters": conditions} if conditions else {})})
 
 
-class _PricedBudget(HttpAPIBudget):
-    """The budget that all streams share, in which each request counts for its own ``cost``."""
+def _cost_of_days(query: Mapping[str, Any], days: int) -> int:
+    """What a request of a report for so many days costs."""
+    last = date(2024, 1, 1) + timedelta(days=days - 1)
+    params = {**_query_of_report(query), "start": "20240101", "end": f"{last:%Y%m%d}"}
+    request = requests.Request("GET", "https://amplitude.com", params=params).prepare()
+    return price(request, _QUERY_TYPES.get(query["kind"], 1))
 
-    def __init__(self, shared: APIBudget, cost: Callable[[requests.PreparedRequest], int]) -> None:
-        super().__init__(policies=shared._policies)
-        self._cost = cost
 
-    def get_matching_policy(self, request: Any) -> AbstractCallRatePolicy | None:
-        # A copy has the same bucket, but may weigh in another way.
-        policy = copy(super().get_matching_policy(request))
-        if isinstance(policy, BaseCallRatePolicy):
-            policy._matchers = [HttpRequestRegexMatcher(weight=self._cost(request))]
-        return policy
+def price(request: requests.PreparedRequest, query_type: int) -> int:
+    """The units that Amplitude counts for a Dashboard query: days * conditions * query type.
+
+    ``query_type`` is that of the endpoint, for queries about events that of one event. A request
+    without days costs the query type alone.
+    Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (Rate limits).
+    """
+    pairs = parse_qsl(urlsplit(request.url or "").query)
+    if not _asks_for_days(dict(pairs)):
+        return query_type
+    segments = [json.loads(value) for name, value in pairs if name == "s"] or [[]]
+    groups = sum(name in ("g", "g2") for name, _ in pairs)
+    conditions = sum(1 + len(segment) for segment in segments) + _GROUP_CONDITIONS * groups
+    events = [json.loads(value) for name, value in pairs if name in ("e", "e2")]
+    of_events = (query_type + _GROUP_CONDITIONS * len(e.get("group_by") or ()) for e in events)
+    return len(_days_of(request)) * conditions * (sum(of_events) or query_type)
+
+
+def _price_queries(budget: APIBudget) -> None:
+    """Have a budget weigh each query by its own price; a matcher's ``weight`` is the query type."""
+    for policy in budget._policies:
+        if isinstance(policy, BaseCallRatePolicy) and "get_weight" not in vars(policy):
+            policy.get_weight = partial(_weight, policy.get_weight)  # type: ignore[method-assign]
+
+
+def _weight(query_type: Callable[[Any], int], request: requests.PreparedRequest) -> int:
+    return price(request, query_type(request))
 
 
 @dataclass
@@ -573,7 +662,8 @@ class RetryAfterBackoffStrategy(BackoffStrategy):
         if seconds >= self.max_seconds:
             message = (
                 f"Amplitude answered HTTP {response_or_exception.status_code} and asks to wait for "
-                f"longer than a sync should (Retry-After: {header[:40]}). Run it again after that."
+                f"longer than a sync should (Retry-After: {_excerpt(header, 40)}). Run it again "
+                "after that."
             )
             raise failure(message, FailureType.transient_error)
         return seconds or otherwise
@@ -756,9 +846,9 @@ class CohortJobErrorHandler(AmplitudeErrorHandler):
             if isinstance(response, requests.Response) and response.ok:
                 answer = _parse(response.content)
                 status = answer.get("async_status") if isinstance(answer, dict) else None
-                said = f"Amplitude says {json.dumps(status)[:80]} of the job."
+                said = f"Amplitude says {_excerpt(json.dumps(status), 80)} of the job."
                 resolution = ErrorResolution(
-                    ResponseAction.RETRY, FailureType.transient_error, filter_secrets(said)
+                    ResponseAction.RETRY, FailureType.transient_error, said
                 )
         except DefaultBackoffException as error:
             resolution = ErrorResolution(
@@ -811,7 +901,7 @@ class CohortFileErrorHandler(AmplitudeErrorHandler):
                 answer.raw = _spool_members(answer)
                 headings = answer.raw.readline(_CHUNK_BYTES).decode("utf-8-sig", "replace")
                 answer.raw.seek(0)
-                if {*_MEMBER_COLUMNS} <= {*headings.strip().replace('"', "").split(",")}:
+                if {*_MEMBER_COLUMNS} <= {*re.sub(r'["\t]', "", headings.strip()).split(",")}:
                     return SUCCESS_RESOLUTION
                 answer.raw.close()
                 media_type = answer.headers.get("Content-Type", "of no type")
@@ -832,7 +922,8 @@ class ExportArchiveExtractor(RecordExtractor):
     """Zip of gzips of JSON lines in (as ``ExportErrorHandler`` leaves it), one record per line out.
 
     Records are what Amplitude sent, but for ``timestamp_fields``: their naive UTC form
-    ``2024-01-01 05:00:00.123456`` becomes RFC 3339, ``2024-01-01T05:00:00.123456+00:00``. A
+    ``2024-01-01 05:00:00.123456`` becomes RFC 3339, ``2024-01-01T05:00:00.123456+00:00``; and for
+    ``list_fields``: a list becomes its JSON, ``["a","b"]``, and a text that of a list of it. A
     ``cursor_field`` beyond its window keeps a form that no cursor reads, so that the state does not
     follow it. Project Name is added, as by ``ProjectName``, and *Filter Events* is applied, by
     ``EventFilter``. The built-in decoders hold archive and members in memory, drop lines they can't
@@ -846,6 +937,7 @@ class ExportArchiveExtractor(RecordExtractor):
     timestamp_fields: list[str]
     cursor_field: str
     config: Mapping[str, Any] = field(default_factory=dict)
+    list_fields: list[str] = field(default_factory=list)
     gunzip: ClassVar[Callable[..., Any]] = gzip.GzipFile
     # No component is told where a sync ends.
     logs_unseen_by_window: ClassVar[bool] = True
@@ -914,6 +1006,9 @@ class ExportArchiveExtractor(RecordExtractor):
                 f"the export of {window}. Nothing after it was read. Report the window to "
                 "Amplitude's support."
             ) from None  # the cause would quote the line, which is a customer's data
+        for name in self.list_fields:
+            if name in event:
+                event[name] = _json_of_list(event[name])
         if self._filter is not None and not self._filter.passes(event):
             event = LeftOutEvent({self.cursor_field: event.get(self.cursor_field)})
         for name in self.timestamp_fields:
@@ -1006,13 +1101,17 @@ class DashboardSeriesExtractor(RecordExtractor):
     """Parallel arrays of the Dashboard REST API in, one record per number out.
 
     In: ``{"data": {"xValues": [x, ...], "series": [[value, ...], ...], "seriesLabels": [...],
-    "seriesMeta": [...]}}``, where ``series[k][j]`` is series *k* at *x j*: a day, the day by which
-    Amplitude names a week or month, or, with ``x_field``, any text. A label is a string, a
-    segment's index, or ``[index, label]``; when ``seriesLabels`` is missing, ``seriesMeta`` holds
-    strings or ``{"segmentIndex": k}``. Out: ``{"date": x, value_field: value}``, with
-    ``label_field`` also ``{label_field: label}``, which is ``(all)`` where nothing was grouped;
-    when ``labelled``, one record per day, ``{"date": x, value_field: {label: value}}``. No built-in
-    extractor transposes.
+    "seriesMeta": [...]}}``, where ``series[k][j]`` is series *k* at *x j*: a day, the first day of
+    a week or month, or, with ``x_field``, anything. Labels are needed where the query groups only:
+    texts, ``[index, text, ...]``, or the texts of ``seriesMeta`` when ``seriesLabels`` is missing.
+    Out: ``{"date": x, value_field: value}``, with ``label_field`` also ``{label_field: label}``,
+    which is ``(all)`` where nothing was grouped; when ``labelled``, one record per day, ``{"date":
+    x, value_field: {label: value}}``, the label of everybody being ``0``. No built-in extractor
+    transposes.
+
+    Nothing is an answer: ``series: []``, with or without the other arrays, or nothing but nulls.
+    Where nothing was grouped and the x values are there, that is a 0 for each, so that a count that
+    was taken back is overwritten.
 
     Raises ``AirbyteTracedException`` for arrays that can't be paired with certainty.
     """
@@ -1023,12 +1122,23 @@ class DashboardSeriesExtractor(RecordExtractor):
         value_field = self.parameters["value_field"]
         x_field = self.parameters.get("x_field", "date")
         label_field, labelled = (self.parameters.get(n) for n in ("label_field", "labelled"))
-        query = _query(response)
+        everybody = "0" if labelled else "(all)"
         with _reading(response) as answer:
-            xs = _list_at(["data", "xValues"], answer)
-            if x_field == "date":
-                _check_dates(xs, _days_asked_for(response), _DAYS[query.get("i", "1")])
-            cells = list(_cells(answer, xs, None if labelled or "g" in query else ["(all)"]))
+            xs = _days_found(response, answer) if x_field == "date" else _texts_found(answer)
+            series = _series_found(answer, xs)
+            is_grouped = "g" in _query(response)
+            if not any(series):
+                series = [] if is_grouped or not xs else [[0] * len(xs)]
+            labels = [everybody] * len(series)
+            if is_grouped and series:
+                labels = _series_labels(answer["data"], len(series))
+            if len(set(labels)) != len(labels):
+                raise _UnreadableError(f"{len(series)} series, two of which have the same label")
+        cells = [
+            (label, x, value)
+            for label, values in zip(labels, series, strict=True)
+            for x, value in zip(xs, values, strict=False)
+        ]
         if labelled:
             by_day: dict[str, dict[str, float]] = {}
             for label, x, value in cells:
@@ -1047,8 +1157,9 @@ class SegmentationExtractor(RecordExtractor):
     In: parallel arrays, as for ``DashboardSeriesExtractor``; which of two events a series is of,
     its label says (``[event index, group]``), or its ``seriesMeta`` (``{"eventIndex": k}``). Out:
     ``{"date", "event_number", "event", "group", "value"}``; events count from 1, ``event`` is as
-    the query names it, and ``group`` is ``(all)`` where the query has no group-by. An answer with
-    as many groups as Amplitude gives at most is logged. No built-in extractor transposes.
+    the query names it, and ``group`` is ``(all)`` where the query has no group-by. Nothing is an
+    answer, and a 0 per event and date where nothing was grouped. An answer with as many groups as
+    Amplitude gives at most is logged. No built-in extractor transposes.
 
     Raises ``AirbyteTracedException`` for arrays that can't be paired with certainty.
     """
@@ -1062,72 +1173,123 @@ class SegmentationExtractor(RecordExtractor):
         properties = 1 if query["m"] in _PROPERTY_METRICS else 0
         is_grouped = "g" in query or any((e.get("group_by") or [])[properties:] for e in events)
         with _reading(response) as answer:
-            xs, series = (_list_at(["data", n], answer) for n in ("xValues", "series"))
-            _check_dates(xs, _days_asked_for(response), _DAYS[query["i"]])
+            days = _days_found(response, answer)
+            series = _series_found(answer, days)
+            series = series if any(series) else []
             numbers = _event_numbers(answer["data"], len(series), len(events))
-            groups = (
-                _series_labels(answer["data"], len(series))
-                if is_grouped
-                else ["(all)"] * len(numbers)
-            )
-            if not is_grouped and len(series) != len(events):
-                raise _UnreadableError(f"{len(series)} series where {len(events)} were asked for")
-            if len(groups) != len(numbers):
-                raise _UnreadableError(f"{len(numbers)} series but the labels {groups}")
-            cells = list(_cells(answer, xs, [*zip(numbers, groups, strict=True)]))
+            groups: Sequence[str] = ["(all)"] * len(series)
+            if is_grouped and series:
+                groups = _series_labels(answer["data"], len(series))
+            found = dict(zip(zip(numbers, groups, strict=True), series, strict=True))
+            if len(found) != len(series):
+                raise _UnreadableError(f"{len(series)} series, two of which have the same label")
         if any(numbers.count(number) >= _MOST_GROUPS for number in {*numbers}):
             _LOGGER.warning(
                 f"The report {name} has {_MOST_GROUPS:,} groups for {_window(response)}, the most "
                 "that Amplitude gives: others are missing. Group by a property with fewer values, "
                 "or count fewer users."
             )
+        if not is_grouped:
+            nothing = [0.0] * len(days)
+            wanted = [(n, "(all)") for n in range(1, len(events) + 1)]
+            found = {key: found.get(key) or nothing for key in wanted}
         return [
             {
-                "date": x,
+                "date": day,
                 "event_number": number,
                 "event": events[number - 1]["event_type"],
                 "group": group,
                 "value": value,
             }
-            for (number, group), x, value in cells
+            for (number, group), values in found.items()
+            for day, value in zip(days, values, strict=False)
         ]
 
 
 @dataclass
-class CohortSeriesExtractor(RecordExtractor):
-    """Retention and lifetime value by cohort of new users in, a record per cohort and day out.
+class RetentionExtractor(RecordExtractor):
+    """Retention in, a record per cohort and day, or bracket, out.
 
-    In: ``{"data": {"series": [{"dates": [date, ...], "values": {date: cells}}]}}``, where a date is
-    ``Aug 15`` or ``2026-08-15``. Retention's cells are a list, ``[{"count", "outof",
-    "incomplete"}, ...]``: the cohort's size, day 0, day 1 and so on. Those of lifetime value are
-    ``{"r1d": revenue, "r90d": revenue, "count", "paid", "total_amount"}``. Out: ``{"cohort_date",
-    "day_number", ...}``. No built-in extractor turns keys into records, or takes a year from the
-    request.
+    In: ``{"data": {"series": [{"dates": [date, ...], "values": {date: [{"count", "outof",
+    "incomplete"}, ...]}}]}}``, where a date is ``Sep 09, 2026`` or another form of a day, and its
+    cells are the cohort's size, then day 0, day 1 and so on, up to today. Out: ``{"cohort_date",
+    "day_number", "users", "cohort_size", "is_complete"}``, up to day 30, or to the last bracket of
+    the query: later syncs read no cohort for longer. No built-in extractor turns keys into records.
 
-    Raises ``AirbyteTracedException`` for a date that is not among the days asked for.
+    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without cells.
     """
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        brackets = json.loads(_query(response).get("rb", "[]"))
+        last = len(brackets) - 1 if brackets else _RETENTION_DAYS
         records: list[MutableMapping[str, Any]] = []
         with _reading(response) as answer:
-            dates = {name: day for day in _days_asked_for(response) for name in _names_of(day)}
-            series = _list_at(["data", "series"], answer)
-            if len(series) > 1:
-                raise _UnreadableError(f"{len(series)} series where one was asked for")
-            for cohorts in series:
-                named, values = _list_at(["dates"], cohorts), cohorts.get("values")
-                are_texts = all(isinstance(name, str) for name in named)
-                if not isinstance(values, dict) or not are_texts or sorted(named) != sorted(values):
-                    raise _UnreadableError("values are not those of its dates")
-                if len({dates.get(name, name) for name in named}) != len(named):
-                    raise _UnreadableError("a date stands twice")
-                for name in named:
-                    if name not in dates:
-                        raise _UnreadableError(f"{json.dumps(name)} was not asked for")
-                    for row in _cohort_rows(values[name], name):
-                        if not all(isinstance(value, int | float) for value in row.values()):
-                            raise _UnreadableError(f"the cohort of {name} holds no numbers")
-                        records.append({"cohort_date": dates[name], **row})
+            for name, day, cells, _ in _cohorts(response, answer):
+                if len(_list(cells, f"the cohort of {name}")) < 2:
+                    raise _UnreadableError(f"the cohort of {name} has {len(cells)} cells")
+                for number, cell in enumerate(cells[1 : last + 2]):
+                    if not isinstance(cell, dict):
+                        found = f"cell {number + 1} of the cohort of {name} is {_kind(cell)}"
+                        raise _UnreadableError(found)
+                    users, size = (_number(cell, key, name) for key in ("count", "outof"))
+                    is_incomplete = cell.get("incomplete")
+                    record = {
+                        "cohort_date": day,
+                        "day_number": number,
+                        "users": users,
+                        "cohort_size": size,
+                        "is_complete": not is_incomplete if type(is_incomplete) is bool else None,
+                    }
+                    if users is not None:
+                        records.append(record)
+        return records
+
+
+@dataclass
+class LifetimeValueExtractor(RecordExtractor):
+    """Revenue of new users in, a record per cohort and day out.
+
+    In: as of ``RetentionExtractor``, but a date is ``Sep 24``, of the year that was asked for, and
+    its cells are ``{"r1d": revenue, ..., "r180d", "count", "paid", "total_amount"}``, days to come
+    being 0; beside ``values`` stands ``complete``, ``{date: {"r1d": true, ...}}``. Out:
+    ``{"cohort_date", "day_number", "revenue", "users", "paying_users", "total_amount",
+    "is_complete"}`` for days 1 to 90 that have come in the project's time zone, since later syncs
+    read no cohort for longer. No built-in extractor turns keys into records, or takes a year from
+    the request.
+
+    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without days.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        today = today_with_timezone(self.config.get("project_timezone") or "UTC")
+        records: list[MutableMapping[str, Any]] = []
+        with _reading(response) as answer:
+            for name, day, cells, complete in _cohorts(response, answer):
+                if not isinstance(cells, dict) or "r1d" not in cells:
+                    raise _UnreadableError(f"the cohort of {name} has no r1d")
+                age = (today - date.fromisoformat(day)).days
+                users, paying, total = (
+                    _number(cells, key, name) for key in ("count", "paid", "total_amount")
+                )
+                for number in range(1, _LIFETIME_DAYS + 1):
+                    key = f"r{number}d"
+                    is_complete = complete.get(key) if isinstance(complete, dict) else None
+                    revenue = _number(cells, key, name)
+                    if revenue is None or (number > age + 1 and is_complete is not True):
+                        continue
+                    records.append(
+                        {
+                            "cohort_date": day,
+                            "day_number": number,
+                            "revenue": revenue,
+                            "users": users,
+                            "paying_users": paying,
+                            "total_amount": total,
+                            "is_complete": is_complete if type(is_complete) is bool else None,
+                        }
+                    )
         return records
 
 
@@ -1177,10 +1339,10 @@ class FunnelExtractor(RecordExtractor):
     """A funnel by day in, a record per group, day and step out.
 
     In: ``{"data": [{"events": [name, ...], "groupValue": label, "dayFunnels": {"xValues": [day,
-    ...], "series": [[users, ...], ...], "isComplete": [true, ...]}, "dayMedianTransTimes":
-    {"xValues", "series": [[milliseconds, ...], ...]}, "dayAvgTransTimes": {...}}]}``, an element
-    per group, where ``series[j][k]`` is step *k* on day *j*. Out: ``{"date", "step", "event",
-    "group", "users", "conversion", "median_seconds", "average_seconds", "is_complete"}``; steps
+    ...], "series": [[users, ...], ...]}, "dayMedianTransTimes": {"xValues", "series":
+    [[milliseconds, ...], ...]}, "dayAvgTransTimes": {...}}]}``, an element per group, where
+    ``series[j][k]`` is step *k* on day *j*; ``[]`` when nobody took the first step. Out: ``{"date",
+    "step", "event", "group", "users", "conversion", "median_seconds", "average_seconds"}``; steps
     count from 1, ``group`` is ``(all)`` where the query has no group-by, ``conversion`` is the
     share of step 1. Nobody has timed a step that nobody took, nor the first one: null. No built-in
     extractor puts parallel arrays together.
@@ -1194,21 +1356,19 @@ class FunnelExtractor(RecordExtractor):
         records: list[MutableMapping[str, Any]] = []
         with _reading(response) as answer:
             funnels = _records(_list_at(["data"], answer), "data")
-            if not is_grouped and len(funnels) != 1:
+            if not is_grouped and len(funnels) > 1:
                 raise _UnreadableError(f"{len(funnels)} funnels where one was asked for")
             groups = [
                 _group_value(funnel, number) if is_grouped else "(all)"
                 for number, funnel in enumerate(funnels, start=1)
             ]
             if len(set(groups)) != len(groups):
-                raise _UnreadableError(f"{len(groups)} funnels but the groups {groups}")
-            days, interval = _days_asked_for(response), _DAYS[query.get("i", "1")]
+                raise _UnreadableError(f"{len(groups)} funnels, two of which have the same group")
             for group, funnel in zip(groups, funnels, strict=True):
-                _check_dates(_list_at(["dayFunnels", "xValues"], funnel), days, interval)
-                for row in _funnel_rows(funnel, len(asked)):
+                for row in _funnel_rows(funnel, asked, _days_asked_for(response)):
                     records.append({"group": group, **row})
         if is_grouped and len(groups) >= int(query.get("limit", _DEFAULT_GROUPS)):
-            names = " > ".join(map(str, funnels[0]["events"]))
+            names = " > ".join(map(_event_type, asked))
             _LOGGER.warning(
                 f"The funnel {names} for {_window(response)} came with {len(groups)} groups, as "
                 "many as its limit lets through: others may be missing. Set a higher limit, or "
@@ -1223,9 +1383,10 @@ class ChartExtractor(RecordExtractor):
 
     In: ``{"data": text}`` or the text itself, which an ``AmplitudeErrorHandler`` lets pass when it
     ``is_streamed``. Rows of a title; one of headings, of the labels and then of dates,
-    ``2025-01-06T00:00:00``; a row per series. A tab may stand before a text, so that no spreadsheet
-    takes it for a formula. Out: ``{"series": all labels as one text, "labels": {heading: label},
-    "date": heading, "value": number or null, "is_percentage": it had a %, "is_previous": it was
+    ``2025-01-06T00:00:00`` or ``2025-01-06``; a row per series, where of several labels a blank one
+    is that of the row above. A tab may stand before a text, so that no spreadsheet takes it for a
+    formula. Out: ``{"series": all labels as one text, "labels": {heading: label}, "date": heading
+    with its time, "value": number or null, "is_percentage": it had a %, "is_previous": it was
     marked ``[Previous]``}``. A row of the period before stands under the dates of this one, and is
     named as its counterpart is. The built-in decoder makes columns of the dates.
 
@@ -1236,7 +1397,7 @@ class ChartExtractor(RecordExtractor):
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
         chart = urlsplit(_request(response).url or "").path.removesuffix("/csv").split("/")[-1]
-        with _refusing_to_guess(response):
+        with _refusing_to_guess(response, _first_rows(response.content)):
             text = _chart_text(response.content)
             # Twice, because the records of a large chart would not fit in memory.
             rows = sum(1 for _ in _chart_rows(text, chart))
@@ -1421,14 +1582,21 @@ class CohortDownloadsRouter(SubstreamPartitionRouter):
         if unknown := [each for each in wanted if each not in by_id]:
             named = ", ".join(unknown[:_NAMES_LOGGED])
             _LOGGER.warning(f"Cohorts (cohort_ids) names what Amplitude does not list: {named}.")
-        counts = dict.fromkeys(("archived", "empty", "never computed", "unchanged"), 0)
+        if of_groups := [each for each in wanted if each in by_id and _group_type(by_id[each])]:
+            named = ", ".join(f"{each} ({_group_type(by_id[each])})" for each in of_groups)
+            _LOGGER.warning(
+                "Cohorts of groups have no users as members, and are left out: "
+                f"{named[: _NAMES_LOGGED * 20]}."
+            )
+        counts = dict.fromkeys(("of groups", "archived", "empty", "never computed", "unchanged"), 0)
         for cohort_id, cohort in ((each, by_id[each]) for each in wanted if each in by_id):
-            computed_at = _computed_at(cohort_id, cohort.get("lastComputed"))
-            if cohort.get("archived"):
+            if _group_type(cohort):
+                counts["of groups"] += 1
+            elif cohort.get("archived"):
                 counts["archived"] += 1
             elif cohort.get("size") == 0:
                 counts["empty"] += 1
-            elif not computed_at:
+            elif not (computed_at := _computed_at(cohort_id, cohort.get("lastComputed"))):
                 counts["never computed"] += 1
             elif computed_at <= saved.get(cohort_id, ""):
                 counts["unchanged"] += 1
@@ -1498,6 +1666,54 @@ class AnnotationTimes(RecordTransformation):
 
 
 @dataclass
+class CategoryNames(RecordTransformation):
+    """A category in, ``{"id", "category": name}`` or ``{"id", "name"}``; out, with both fields.
+
+    It is the record itself, or what the record has at ``field_name``. Amplitude sends the first
+    form and documents the second, which published versions have as a column. The built-in AddFields
+    would evaluate the name.
+    """
+
+    field_name: str = ""
+
+    def transform(
+        self,
+        record: dict[str, Any],
+        config: Mapping[str, Any] | None = None,
+        stream_state: Mapping[str, Any] | None = None,
+        stream_slice: Mapping[str, Any] | None = None,
+    ) -> None:
+        category = record.get(self.field_name) if self.field_name else record
+        if isinstance(category, dict):
+            for name, other in (("category", "name"), ("name", "category")):
+                if category.get(name) is None and other in category:
+                    category[name] = category[other]
+
+
+@dataclass
+class TimesWithZone(RecordTransformation):
+    """Times of the fields ``names`` in, with or without a zone; out, those without one as UTC.
+
+    In: ``2026-09-24T07:53:10.25``. Out: ``2026-09-24T07:53:10.25Z``; anything else as it came. The
+    CDK's functions for Jinja would guess what it is.
+    """
+
+    names: list[str]
+
+    def transform(
+        self,
+        record: dict[str, Any],
+        config: Mapping[str, Any] | None = None,
+        stream_state: Mapping[str, Any] | None = None,
+        stream_slice: Mapping[str, Any] | None = None,
+    ) -> None:
+        for name in self.names:
+            value = record.get(name)
+            if isinstance(value, str) and _TIME_WITHOUT_ZONE.fullmatch(value):
+                record[name] = f"{value.replace(' ', 'T')}Z"
+
+
+@dataclass
 class ProjectName(RecordTransformation):
     """A record in; out, the same with the config's ``project_name`` as a field, if there is one.
 
@@ -1542,7 +1758,7 @@ class SavedState(StateMigration):
     """A saved state in; out, the CDK's slices: all is done but for what is to be read again.
 
     ``read_again`` is a duration (``P7D``), counted back from the state, and with a parameter
-    ``first_day`` (``%Y-%m-01``) on to the first day of its month; ``beyond`` the one by which the
+    ``period`` (``week``, ``month``) on to the first day of one; ``beyond`` the one by which the
     cursor ends after the newest unit that can be read. The CDK's look-back would do the same, but
     it takes what it reads again for done: a window that fails there, or is not finished when the
     process dies, would not hold the state back. A state from the future is set back to the newest
@@ -1600,9 +1816,14 @@ class SavedState(StateMigration):
             )
             state = newest
         done = state - parse_duration(self._interpolate(self.read_again))
-        if first_day := (self.parameters or {}).get("first_day"):  # of the month, for one
-            day = timedelta(days=1)
-            done = DatetimeParser().parse((done + day).strftime(first_day), "%Y-%m-%d") - day
+        begins = done + timedelta(days=1)
+        match (self.parameters or {}).get("period"):
+            case "week":
+                done -= timedelta(days=begins.weekday())
+            case "month":
+                done -= timedelta(days=begins.day - 1)
+        if done >= newest:  # what lies beyond is not to be read
+            done = newest + parse_duration(self.beyond)
         slice_of_done = {
             "start": start,
             "end": max(start, done),
@@ -1679,6 +1900,11 @@ def keep_secret(text: str) -> None:
     twice: ``--debug`` writes headers as Python does, in JSON."""
     for form in {text, *(twice for once in _escaped(text) for twice in (once, *_escaped(once)))}:
         add_to_secrets(form)
+
+
+def _excerpt(text: str, length: int) -> str:
+    """The beginning of a text without secrets: of one that is cut first, a part may stay."""
+    return filter_secrets(text)[:length]
 
 
 def _escaped(text: str) -> set[str]:
@@ -1779,10 +2005,7 @@ def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
         names = [report["name"] for report in reports]
         for report in reports:
             _refuse_unusable_query(report["query"], f"{title}: {report['name']}")
-        # The manifest's config_normalization_rules have put them there.
-        for made in config.get("__reports", {}).get("all", []):
-            if made["report"]["query"]["kind"] != "chart":
-                _refuse_dear(made, f"{title}: {made['report']['name']}")
+            _refuse_dear(report["query"], f"{title}: {report['name']}")
     except (AttributeError, KeyError, TypeError) as error:
         reason = f"a report has another form than it should ({type(error).__name__}: {error})"
         raise refusal(f"{title}: {reason}.") from None
@@ -1791,18 +2014,21 @@ def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
             raise refusal(f"{title}: {names.count(name)} reports have the name {name}.")
 
 
-def _refuse_dear(report: Mapping[str, Any], title: str) -> None:
-    """Raise for a report, as the manifest has it, that costs too much even in small windows."""
-    conditions, query_type, days = (
-        report[name] for name in ("conditions", "query_type", "longest_request")
-    )
-    cost = days * conditions * query_type
+def _refuse_dear(query: Mapping[str, Any], title: str) -> None:
+    """Raise for a report that costs too much even in the smallest windows.
+
+    Those are a day, a week or a month, and the day that the CDK adds to the last one.
+    """
+    if query["kind"] in ("chart", "composition"):
+        return
+    days = {"week": 8, "month": 32}.get(query.get("interval") or "day", 2)
+    cost = _cost_of_days(query, days)
     if cost > _MOST_PER_REQUEST:
         raise refusal(
             f"{title} would cost {cost}, where one request may cost {_MOST_PER_REQUEST}. That is "
-            f"{days} days, the fewest that can be asked for, times {conditions} conditions (one, "
-            f"four for each group-by, and those of Users), times {query_type} for its events. "
-            "Leave out some of these."
+            f"{days} days, the fewest that can be asked for, at {cost // days} each: conditions "
+            "(one, four for each group-by, and those of Users) times what its events count. Leave "
+            "out some of these."
         )
 
 
@@ -1813,7 +2039,7 @@ def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
         event = _parsed(text, title) if _is_json(text) else {"event_type": text}
         groups = event.get("group_by") or [] if isinstance(event, dict) else None
         if groups is None or not isinstance(event.get("event_type"), str):
-            raise refusal(f"{title}: {text[:100]!r} is no JSON object with an event_type.")
+            raise refusal(f"{title}: {_excerpt(text, 100)!r} is no JSON object with an event_type.")
         if not isinstance(groups, list) or not all(
             isinstance(group, dict) and {"type", "value"} <= group.keys() for group in groups
         ):
@@ -1869,7 +2095,7 @@ def _parsed(text: str, title: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise refusal(f"{title}: {text[:100]!r} is no JSON ({error}).") from None
+        raise refusal(f"{title}: {_excerpt(text, 100)!r} is no JSON ({error}).") from None
 
 
 def refusal(message: str) -> AirbyteTracedException:
@@ -1913,11 +2139,20 @@ def _is_break(error: requests.RequestException) -> bool:
     return isinstance(error, requests.ReadTimeout) or isinstance(cause, ProtocolError)
 
 
-def _is_in_plain_words(text: str) -> bool:
-    """Whether a body is a sentence about data, as Amplitude's "Raw data files were not found.", and
-    not HTML, JSON or "404 page not found", as of a gateway that knows nothing of Amplitude's."""
-    is_about_data = re.search("data|file|event", text, re.IGNORECASE)
-    return bool(is_about_data) and " " in text.strip() and set('<>{}[]"').isdisjoint(text)
+def _is_too_far_back(response: requests.Response) -> bool:
+    """Whether Amplitude says that the plan keeps no such history, which is not about the keys."""
+    is_about_days = _asks_for_days(_query(response))
+    return response.status_code == 403 and is_about_days and _TOO_FAR_BACK in _error_text(response)
+
+
+def _says_no_events(response: requests.Response) -> bool:
+    """Whether a 404 of the export is Amplitude's own sentence: in its envelope, ``{"error":
+    {"message", "metadata": {"details"}}}``, or as plain text. A gateway may say anything else."""
+    said: list[Any] = [response.text]
+    with suppress(AttributeError, LookupError, TypeError, ValueError):
+        error = response.json()["error"]
+        said = [error.get("message"), (error.get("metadata") or {}).get("details")]
+    return any(isinstance(t, str) and t.strip().rstrip(".") == _NO_EVENTS for t in said)
 
 
 def _error_text(response: requests.Response) -> str:
@@ -1928,7 +2163,7 @@ def _error_text(response: requests.Response) -> str:
     error."""
     try:
         body = response.json()
-        if response.ok and isinstance(body, dict | list) and "error" not in body:
+        if response.ok and (isinstance(body, list) or not body.get("error")):
             return ""
         error = body["errors"][0] if "errors" in body else body.get("error", body)
         said = [error]
@@ -1937,7 +2172,7 @@ def _error_text(response: requests.Response) -> str:
         text = ": ".join(part for part in said if part) or response.text
     except (ValueError, LookupError, TypeError, AttributeError):
         text = response.text or "an empty body"
-    return filter_secrets(" ".join(text.split())[:500])
+    return _excerpt(" ".join(text.split()), 500)
 
 
 def _spool_archive(response: requests.Response, is_staged: bool) -> IO[bytes]:
@@ -1967,14 +2202,41 @@ def _spool_members(response: requests.Response) -> IO[bytes]:
     when the disk refuses.
     """
     with _storing("A cohort's CSV", Path(tempfile.gettempdir()), _MEMBERS_ADVICE):
-        spooled = tempfile.TemporaryFile()  # noqa: SIM115 (the extractor closes it)
+        spooled: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (the extractor closes it)
         try:
             _spool(response, spooled, "Members of a cohort")
+            spooled.seek(0)
+            if spooled.read(2) == b"\x1f\x8b":  # a gzip that no Content-Encoding has told of
+                spooled = _gunzipped(spooled)
             spooled.seek(0)
         except BaseException:
             spooled.close()
             raise
     return spooled
+
+
+def _gunzipped(packed: IO[bytes]) -> IO[bytes]:
+    """What a gzip holds, in a file that vanishes with the process.
+
+    Raises ``requests.ConnectionError`` for one that is cut off or damaged.
+    """
+    packed.seek(0)
+    spooled = tempfile.TemporaryFile()  # noqa: SIM115 (as the one it is made of)
+    try:
+        with packed, gzip.GzipFile(fileobj=packed) as unpacked:
+            while chunk := _unpacked_chunk(unpacked):
+                spooled.write(chunk)
+    except BaseException:
+        spooled.close()
+        raise
+    return spooled
+
+
+def _unpacked_chunk(unpacked: gzip.GzipFile) -> bytes:
+    try:
+        return unpacked.read(_CHUNK_BYTES)
+    except (EOFError, OSError, zlib.error) as error:
+        raise requests.ConnectionError(f"its gzip is damaged ({error})") from error
 
 
 def _spool(response: requests.Response, spooled: IO[bytes], name: str) -> None:
@@ -2161,8 +2423,9 @@ def _members(spooled: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
     """
     text = io.TextIOWrapper(spooled, "utf-8-sig", newline="")
     try:
-        rows = _csv_rows(text, name)
-        header = next(rows)
+        # Amplitude puts a tab before texts, so that no spreadsheet takes them for formulas.
+        rows = ([cell.removeprefix("\t") for cell in row] for row in _csv_rows(text, name))
+        header: list[str] = next(rows)
         fixed = [header.index(column) for column in _MEMBER_COLUMNS]
         properties = {n: heading for n, heading in enumerate(header) if n not in fixed}
         if len(set(properties.values())) != len(properties):
@@ -2189,6 +2452,12 @@ def _records_of(parent: ParentStreamConfig) -> list[Mapping[str, Any]]:
     return [record.data for partition in partitions for record in partition.read()]
 
 
+def _group_type(cohort: Mapping[str, Any]) -> str | None:
+    """What a cohort is made of, if not of users."""
+    name = _value_at(["definition", "countGroup", "name"], cohort)
+    return name if isinstance(name, str) and name != "User" else None
+
+
 def _computed_at(cohort_id: str, seconds: Any) -> str | None:
     """When a cohort was computed, from epoch seconds; None when it never was."""
     if not seconds:
@@ -2198,8 +2467,8 @@ def _computed_at(cohort_id: str, seconds: Any) -> str | None:
     except (OSError, OverflowError, TypeError, ValueError):
         raise failure(
             f"When cohort {cohort_id} was computed can't be read: lastComputed is "
-            f"{json.dumps(seconds)[:40]}, where seconds since 1970 should be. No cohort was "
-            "downloaded. Report it to Amplitude's support."
+            f"{_excerpt(json.dumps(seconds), 40)}, where seconds since 1970 should be. No cohort "
+            "was downloaded. Report it to Amplitude's support."
         ) from None
 
 
@@ -2215,7 +2484,7 @@ def _usage(answers: Sequence[Any]) -> tuple[int | None, int | None, str]:
             limit, used = found.get("limit"), found.get("usage", found.get("count"))
             if type(limit) is int and type(used) is int:
                 return limit, used, f"resets_at: {found.get('resets_at', 'unknown')}"
-    return None, None, f"Amplitude said {json.dumps(answers)[:200]}"
+    return None, None, f"Amplitude said {_excerpt(json.dumps(answers), 200)}"
 
 
 def _request(
@@ -2315,6 +2584,13 @@ def _rfc3339(value: Any) -> Any:
     return value
 
 
+def _json_of_list(value: Any) -> Any:
+    """A list as JSON, a text as that of a list of it; anything else as it came."""
+    if isinstance(value, str) and value and not value.startswith("["):
+        value = [value]
+    return orjson.dumps(value).decode() if isinstance(value, list) else value
+
+
 def _in_utc(value: Any) -> Any:
     """A time of RFC 3339 with any offset in UTC; anything else as it came."""
     match = _RFC3339_TIME.fullmatch(value) if isinstance(value, str) else None
@@ -2352,17 +2628,21 @@ def _with_text(value: Any, path: Sequence[str]) -> Any:
 @contextmanager
 def _reading(response: requests.Response) -> Iterator[Any]:
     """A JSON answer, parsed as leniently as events are; as ``_refusing_to_guess``."""
-    with _refusing_to_guess(response):
-        try:
-            answer = _parse(response.content)
-        except ValueError:
-            raise _UnreadableError("it is no JSON") from None
+    is_json = True
+    try:
+        answer = _parse(response.content)
+    except ValueError:
+        is_json, answer = False, response.text
+    with _refusing_to_guess(response, answer):
+        if not is_json:
+            raise _UnreadableError("it is no JSON")
         yield answer
 
 
 @contextmanager
-def _refusing_to_guess(response: requests.Response) -> Iterator[None]:
-    """``_UnreadableError`` becomes a message that names what was asked for."""
+def _refusing_to_guess(response: requests.Response, answer: Any) -> Iterator[None]:
+    """``_UnreadableError`` becomes a message that names what was asked for, and ends with the shape
+    of the answer, by which we can mend it."""
     try:
         yield
     except _UnreadableError as error:
@@ -2370,14 +2650,72 @@ def _refusing_to_guess(response: requests.Response) -> Iterator[None]:
         window = f" for {_window(response)}" if "start" in _query(response) else ""
         message = (
             f"Amplitude's answer to {path}{window} can't be read without guessing: "
-            f"{filter_secrets(str(error))[:300]}. Nothing of it was stored. Try again later; if it "
-            "stays like this, report it to Amplitude's support."
+            f"{_excerpt(str(error), 300)}. Nothing of it was stored. Try again later; if it "
+            "stays like this, report it to the connector's maintainers. Shape of the answer, "
+            f"without its values: {filter_secrets(shape(answer))}"
         )
         raise failure(message) from None
 
 
+def shape(value: Any) -> str:
+    """What a JSON value looks like, in at most 2,000 characters: names of fields, kinds, lengths,
+    forms of dates; nothing that a customer entered.
+
+    ``{data: {series: [1 * [7 * integer]], xValues: [7 * date 0000-00-00]}, wasCached: boolean}``
+    """
+    text = _shape(value, depth=8)
+    return text if len(text) <= _SHAPE_CHARACTERS else f"{text[: _SHAPE_CHARACTERS - 3]}..."
+
+
+def _shape(value: Any, depth: int, is_element: bool = False) -> str:
+    if isinstance(value, str):
+        if len(value) < 40 and _LIKE_A_DATE.fullmatch(value):
+            return f"date {_form(value)}"
+        # The elements of a list would all be of another length.
+        return "text" if is_element else f"text({len(value)})"
+    if isinstance(value, list | dict) and value and not depth:
+        return "[...]" if isinstance(value, list) else "{...}"
+    if isinstance(value, list):
+        forms = Counter(_shape(e, depth - 1, is_element=True) for e in value[:_SHAPE_ELEMENTS])
+        parts = [f"{count} * {form}" for form, count in forms.items()]
+        return f"[{', '.join([*parts, *_more(value)])}]"
+    if isinstance(value, dict):
+        names: dict[str, dict[str, None]] = {}  # in the order in which they came
+        for name, inner in islice(value.items(), _SHAPE_ELEMENTS):
+            is_opaque = name in _SHAPE_OPAQUE and isinstance(inner, dict) and inner
+            form = f"object({len(inner)})" if is_opaque else _shape(inner, depth - 1, is_element)
+            names.setdefault(form, {})[_shape_of_name(name)] = None
+        parts = [
+            f"{', '.join(islice(of, 12))}{', ...' if len(of) > 12 else ''}: {form}"
+            for form, of in names.items()
+        ]
+        return f"{{{', '.join([*parts, *_more(value)])}}}"
+    return {bool: "boolean", int: "integer", float: "number"}.get(type(value), "null")
+
+
+def _more(container: list[Any] | dict[str, Any]) -> list[str]:
+    more = len(container) - _SHAPE_ELEMENTS
+    return [f"{more} more"] if more > 0 else []
+
+
+def _shape_of_name(name: str) -> str:
+    """The name of a field, if it is one that Amplitude has given, and no date or text as a name."""
+    if _LIKE_A_DATE.fullmatch(name):
+        return _form(name)
+    return name if re.fullmatch(r"[A-Za-z_$][A-Za-z0-9_$]{0,39}", name) else f"text({len(name)})"
+
+
+def _form(text: str) -> str:
+    """``0000-00-00T00:00:00Z`` for a time, ``Mon 00, 0000`` for a date in words."""
+    return re.sub(r"[A-Za-z]{3,}", "Mon", re.sub(r"\d", "0", text))
+
+
 class _UnreadableError(Exception):
     """What was found in an answer that must not be taken for records."""
+
+
+def _asks_for_days(query: Mapping[str, str]) -> bool:
+    return all(_DAY_OF_QUERY.fullmatch(query.get(name, "")) for name in ("start", "end"))
 
 
 def _days_of(request: requests.PreparedRequest) -> list[str]:
@@ -2390,57 +2728,117 @@ def _days_asked_for(response: requests.Response) -> list[str]:
     return _days_of(_request(response))
 
 
-def _check_dates(found: Sequence[Any], days: Sequence[str], interval: int) -> None:
-    """Raise unless ``found`` are the days asked for or, with an ``interval`` of more than one day,
-    dates that leave none of them out: the cursor would pass over what is missing."""
-    if interval == 1:
-        if len(found) != len(days):
-            raise _UnreadableError(f"{len(found)} days where {len(days)} were asked for")
-        for number, (text, day) in enumerate(zip(found, days, strict=True), start=1):
-            if text != day:
-                raise _UnreadableError(f"day {number} is {json.dumps(text)} where {day} should be")
-        return
+def _day(text: Any, asked: Sequence[str]) -> str | None:
+    """The one day that a text names with certainty, as ``2026-09-17``; None if there is none.
+
+    That is ``2026-09-17``, also with a midnight in any zone, or ``Sep 17, 2026``; without a year it
+    is the day among those ``asked`` for. ``Sep 9``, ``Sep 09`` and ``September 9`` are the same.
+    """
+    in_words = _DAY_IN_WORDS.fullmatch(text.strip()) if isinstance(text, str) else None
+    found: list[str] = []
+    if in_words:
+        name, number, year = in_words.groups()
+        months = [n for n, month in enumerate(_MONTHS, 1) if month.startswith(name.lower())]
+        ends = [f"-{month:02d}-{int(number):02d}" for month in months]
+        found = [f"{year}{end}" for end in ends] if year else [d for d in asked if d[4:] in ends]
+    elif isinstance(text, str) and (match := _ISO_DAY.fullmatch(text.strip())):
+        found = [match[1]]
     try:
-        dates = [date.fromisoformat(text) for text in found]
-    except (TypeError, ValueError):
-        raise _UnreadableError(f"the dates {json.dumps(found)[:200]} are none") from None
-    first, last = date.fromisoformat(days[0]), date.fromisoformat(days[-1])
-    gaps = [(after - before).days for before, after in pairwise(dates)]
-    ends = [abs((a - b).days) for a, b in ((first, dates[0]), (last, dates[-1]))] if dates else []
-    if not dates or max(ends) > interval or not all(0 < gap <= interval for gap in gaps):
-        dates_found = ", ".join(found)[:200] or "no dates"
-        raise _UnreadableError(f"{dates_found} do not cover {first} to {last}")
+        return date.fromisoformat(found[0]).isoformat() if len(found) == 1 else None
+    except ValueError:
+        return None
 
 
-def _names_of(day: str) -> tuple[str, ...]:
-    """How answers may name a day: ``2026-08-05``, ``Aug 5`` and ``Aug 05``."""
-    _, month, number = day.split("-")
-    return (day, *(f"{_MONTHS[int(month) - 1]} {form}" for form in (int(number), number)))
+def _days_found(response: requests.Response, answer: Any) -> list[str]:
+    """The ``xValues`` of an answer as days: all days that were asked for, or the first days of the
+    weeks or months (the windows of such queries begin with one), each once; or none at all."""
+    texts = _list_or_nothing(["data", "xValues"], answer)
+    asked = _days_asked_for(response)
+    interval = _query(response).get("i", "1")
+    if interval == "7":
+        asked = asked[::7]
+    elif interval == "30":
+        asked = [day for day in asked if day.endswith("-01")]
+    return _days_in(texts, asked) if texts else []
 
 
-def _cohort_rows(cells: Any, name: str) -> Iterator[dict[str, Any]]:
-    try:
-        if isinstance(cells, list):
-            for number, cell in enumerate(cells[1:]):
-                yield {
-                    "day_number": number,
-                    "users": cell["count"],
-                    "cohort_size": cell["outof"],
-                    "is_complete": {False: True, True: False}[cell["incomplete"]],
-                }
-        else:
-            for key, value in cells.items():
-                if match := _DAY_KEY.fullmatch(key):
-                    yield {
-                        "day_number": int(match[1]),
-                        "revenue": value,
-                        "users": cells["count"],
-                        "paying_users": cells["paid"],
-                        "total_amount": cells["total_amount"],
-                    }
-    except (AttributeError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise _UnreadableError(f"the cohort of {name} is of another form ({reason})") from None
+def _days_in(texts: Sequence[Any], asked: Sequence[str]) -> list[str]:
+    """Texts as the days that were asked for, each of which must be there once: the cursor would
+    pass over one that is missing."""
+    days = [_day(text, asked) for text in texts]
+    for number, (text, day) in enumerate(zip(texts, days, strict=True), start=1):
+        if day not in asked:
+            what = _excerpt(json.dumps(text), 40) if isinstance(text, str) else _kind(text)
+            raise _UnreadableError(f"date {number} is {what}, which was not asked for")
+    if len(set(days)) != len(days):
+        raise _UnreadableError("a date stands twice")
+    if missing := [day for day in asked if day not in days]:
+        raise _UnreadableError(f"{len(missing)} of {len(asked)} dates are missing: {missing[0]}")
+    return [day for day in days if day]
+
+
+def _texts_found(answer: Any) -> list[str]:
+    """The ``xValues`` of an answer as texts."""
+    texts = []
+    for number, x in enumerate(_list_or_nothing(["data", "xValues"], answer), start=1):
+        if isinstance(x, list | dict) or x is None:
+            raise _UnreadableError(f"x value {number} is {_kind(x)}")
+        texts.append(x if isinstance(x, str) else json.dumps(x))
+    if len(set(texts)) != len(texts):
+        raise _UnreadableError("an x value stands twice")
+    return texts
+
+
+def _series_found(answer: Any, xs: Sequence[str]) -> list[list[float]]:
+    """The ``series`` of an answer, a number for each x; empty those that are nothing but nulls."""
+    found: list[list[float]] = []
+    for number, values in enumerate(_list_at(["data", "series"], answer), start=1):
+        if _list(values, f"series {number}") and all(value is None for value in values):
+            found.append([])
+            continue
+        if len(values) != len(xs):
+            raise _UnreadableError(
+                f"{len(xs)} x values but {len(values)} values in series {number}"
+            )
+        for position, value in enumerate(values, start=1):
+            if type(value) not in (int, float):  # isinstance() would take True for a number
+                raise _UnreadableError(f"value {position} of series {number} is {_kind(value)}")
+        found.append(values)
+    return found
+
+
+def _cohorts(
+    response: requests.Response, answer: Any
+) -> Iterator[tuple[str, str, Any, Mapping[str, Any] | None]]:
+    """Of each cohort of an answer: its date as it stands there, its day, its cells, and which of
+    them are complete."""
+    series = _list_at(["data", "series"], answer)
+    if len(series) > 1:
+        raise _UnreadableError(f"{len(series)} series where one was asked for")
+    asked = _days_asked_for(response)
+    for cohorts in series:
+        values = _value_at(["values"], cohorts)
+        if not isinstance(values, dict):
+            raise _UnreadableError(f"values is {_kind(values)} where an object should be")
+        days = {name: _day(name, asked) for name in values}
+        for name, day in days.items():
+            if day not in asked:
+                raise _UnreadableError(f"{_excerpt(json.dumps(name), 40)} was not asked for")
+        if len({*days.values()}) != len(days):
+            raise _UnreadableError("a date stands twice")
+        listed = cohorts.get("dates") if isinstance(cohorts.get("dates"), list) else []
+        if lost := {_day(name, asked) for name in listed} - {None, *days.values()}:
+            raise _UnreadableError(f"{len(lost)} dates have no values: {min(map(str, lost))}")
+        for name, day in days.items():
+            complete = _value_at(["complete", name], cohorts)
+            yield name, str(day), values[name], complete if isinstance(complete, dict) else None
+
+
+def _number(cells: Mapping[str, Any], key: str, cohort: str) -> float | None:
+    value = cells.get(key)
+    if value is not None and type(value) not in (int, float):
+        raise _UnreadableError(f"{key} of the cohort of {cohort} is {_kind(value)}")
+    return value
 
 
 def _events_asked_for(response: requests.Response) -> list[str]:
@@ -2456,50 +2854,64 @@ def _has_groups(event: str) -> bool:
     return False
 
 
+def _event_type(event: str) -> str:
+    return str(json.loads(event).get("event_type"))
+
+
 def _group_value(funnel: Mapping[str, Any], number: int) -> str:
     label = funnel.get("groupValue", ...)
-    if type(label) not in (int, str) or label == "":
+    if not isinstance(label, str) or not label:
         raise _UnreadableError(f"the groupValue of funnel {number} is {_kind(label)}")
-    return str(label)
+    return label
 
 
-def _funnel_rows(funnel: Mapping[str, Any], count: int) -> Iterator[dict[str, Any]]:
-    """A row for each day and step of a funnel of so many events."""
-    events, days = _list_at(["events"], funnel), _list_at(["dayFunnels", "xValues"], funnel)
-    if len(events) != count:
-        raise _UnreadableError(f"{len(events)} events where {count} were asked for")
+def _funnel_rows(
+    funnel: Mapping[str, Any], asked: Sequence[str], days_asked: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """A row for each day and step of a funnel of the events that were asked for."""
+    events = _list_or_nothing(["events"], funnel) or [*map(_event_type, asked)]
+    if len(events) != len(asked):
+        raise _UnreadableError(f"{len(events)} events where {len(asked)} were asked for")
     for number, event in enumerate(events, start=1):
         if not isinstance(event, str):
             raise _UnreadableError(f"event {number} is {_kind(event)} where a text should be")
-    users = _by_step(funnel, "dayFunnels", days, count)
-    medians = _by_step(funnel, "dayMedianTransTimes", days, count)
-    averages = _by_step(funnel, "dayAvgTransTimes", days, count)
-    are_complete = funnel["dayFunnels"].get("isComplete")
-    if are_complete is None:
-        are_complete = [None] * len(days)
-    elif [type(value) for value in _list(are_complete, "isComplete")] != [bool] * len(days):
-        raise _UnreadableError(f"isComplete is not a boolean for each of {len(days)} days")
-    for row, day in enumerate(days):
-        first = users[row][0]
+    users = _by_step(funnel, "dayFunnels", days_asked, len(events))
+    times = [
+        _by_step(funnel, name, days_asked, len(events), needed=False)
+        for name in ("dayMedianTransTimes", "dayAvgTransTimes")
+    ]
+    for day, by_step in users.items():
+        first = by_step[0]
         for step, event in enumerate(events):
-            is_timed = step > 0 and users[row][step]
+            median, average = (
+                of[day][step] if of and step > 0 and by_step[step] else None for of in times
+            )
             yield {
                 "date": day,
                 "step": step + 1,
                 "event": event,
-                "users": users[row][step],
-                "conversion": users[row][step] / first if first else None,
-                "median_seconds": medians[row][step] / 1000 if is_timed else None,
-                "average_seconds": averages[row][step] / 1000 if is_timed else None,
-                "is_complete": are_complete[row],
+                "users": by_step[step],
+                "conversion": by_step[step] / first if first else None,
+                "median_seconds": median / 1000 if median is not None else None,
+                "average_seconds": average / 1000 if average is not None else None,
             }
 
 
-def _by_step(funnel: Mapping[str, Any], name: str, days: Sequence[str], count: int) -> list[Any]:
-    """Rows of ``count`` numbers, one row for each of ``days``."""
-    if _list_at([name, "xValues"], funnel) != days:
-        raise _UnreadableError(f"the days of {name} are not those of dayFunnels")
-    rows = _list_at([name, "series"], funnel)
+def _by_step(
+    funnel: Mapping[str, Any],
+    name: str,
+    days_asked: Sequence[str],
+    count: int,
+    needed: bool = True,
+) -> dict[str, list[Any]]:
+    """``count`` numbers for each of the days, or nulls where they are not ``needed``; empty when
+    there are no days, or nothing but nulls."""
+    if not needed and not _list_or_nothing([name, "xValues"], funnel):
+        return {}
+    texts, rows = (_list_at([name, part], funnel) for part in ("xValues", "series"))
+    if all(isinstance(row, list) and not any(cell is not None for cell in row) for row in rows):
+        return {}
+    days = _days_in(texts, days_asked)
     if len(rows) != len(days):
         raise _UnreadableError(f"{name} has {len(rows)} rows for {len(days)} days")
     for number, row in enumerate(rows, start=1):
@@ -2507,10 +2919,11 @@ def _by_step(funnel: Mapping[str, Any], name: str, days: Sequence[str], count: i
             found = f"row {number} of {name} has {len(row)} numbers"
             raise _UnreadableError(f"{found} for {count} events")
         for position, value in enumerate(row, start=1):
-            if type(value) not in (int, float):  # isinstance() would take True for a number
+            # isinstance() would take True for a number
+            if type(value) not in (int, float) and (needed or value is not None):
                 found = f"number {position} of row {number} of {name}"
                 raise _UnreadableError(f"{found} is {_kind(value)}")
-    return rows
+    return dict(zip(days, rows, strict=True))
 
 
 def _chart_text(body: bytes) -> str:
@@ -2530,12 +2943,27 @@ def _chart_text(body: bytes) -> str:
     return text
 
 
+def _first_rows(body: bytes) -> Any:
+    """What the shape of a chart's answer is made from: the cells of its first lines."""
+    with suppress(csv.Error, UnicodeDecodeError, _UnreadableError):
+        lines = csv.reader(io.StringIO(_chart_text(body), newline=""))
+        return [[_in_kind(cell.lstrip("\t")) for cell in line] for line in islice(lines, 40)]
+    return body.decode("utf-8", "replace")
+
+
+def _in_kind(cell: str) -> str | float:
+    with suppress(ValueError):
+        return float(cell.rstrip("%"))
+    return cell
+
+
 def _chart_rows(
     text: str, chart: str
 ) -> Iterator[tuple[dict[str, Any], dict[str, tuple[float | None, bool]]]]:
     """Each row of a chart: what stands for all of it, and its cells by date."""
     lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
     seen: set[tuple[str, bool]] = set()
+    above: list[str] = []
     try:
         rows = ([cell.lstrip("\t") for cell in line] for line in lines if line)
         headings, dates = _chart_headings(rows, chart)
@@ -2543,7 +2971,7 @@ def _chart_rows(
             if len(row) != len(headings) + len(dates):
                 found = f"{len(row)} cells under {len(headings) + len(dates)} headings"
                 raise _UnreadableError(f"row {number} has {found}")
-            marked = row[: len(headings)]
+            above = marked = _filled(row[: len(headings)], above)
             labels = [_PREVIOUS.sub(" ", label).strip() for label in marked]
             is_previous = any(map(_PREVIOUS.search, marked))
             series = " | ".join(labels)
@@ -2565,17 +2993,34 @@ def _chart_rows(
         raise _UnreadableError(f"line {lines.line_num} is no CSV ({error})") from None
 
 
+def _filled(labels: Sequence[str], above: Sequence[str]) -> list[str]:
+    """Labels, blank ones being those of the row above as far as all to their left are as well.
+
+    The last one is what tells the row from the one above: there, blank is blank.
+    """
+    filled = [*labels]
+    for position, (label, label_above) in enumerate(zip(labels[:-1], above, strict=False)):
+        if not label.strip():
+            filled[position] = label_above
+        if filled[position] != label_above:
+            break
+    return filled
+
+
 def _chart_headings(rows: Iterator[list[str]], chart: str) -> tuple[list[str], list[str]]:
     """The headings of a chart's labels and its dates; ``rows`` are left at the first after them."""
     is_empty = True
     for row in rows:
         is_empty = False
-        dates = [cell for cell in row if _COLUMN_DATE.fullmatch(cell)]
-        if not dates:
+        found = [match for cell in row if (match := _COLUMN_DATE.fullmatch(cell))]
+        count = len(row) - len(found)
+        if not found or not count:  # a title, or the days of one
             continue
-        count = len(row) - len(dates)
-        if row[count:] != dates:
+        if [match[0] for match in found] != row[count:]:
+            if not any(cell.strip() for cell in row if not _COLUMN_DATE.fullmatch(cell)):
+                continue
             raise _UnreadableError("its columns of dates do not stand together at the end")
+        dates = [f"{match[1]}T{match[2] or '00:00:00'}" for match in found]
         if len(set(dates)) != len(dates):
             raise _UnreadableError("two of its columns have the same date")
         for day in dates:
@@ -2610,7 +3055,8 @@ def _cell(text: str, name: str) -> tuple[float | None, bool]:
         whole, fraction = match[1].replace(",", ""), match[2]
         value = _finite(f"{whole}{fraction}") if fraction else _whole(whole)
     if match is None or value is None:
-        raise _UnreadableError(f"{name} is {json.dumps(text, ensure_ascii=False)[:80]}, no number")
+        found = _excerpt(json.dumps(text, ensure_ascii=False), 80)
+        raise _UnreadableError(f"{name} is {found}, no number")
     return value, bool(match[3])
 
 
@@ -2652,68 +3098,46 @@ def _kind(value: Any) -> str:
     return f"an empty {kind.split()[1]}" if value in ({}, [], "") else kind
 
 
-def _cells(
-    answer: Mapping[str, Any], xs: Sequence[str], labels: Sequence[Any] | None
-) -> Iterator[tuple[Any, str, float]]:
-    """Label, x and value of each cell of ``series``: a row is a label's, a column is an x's.
-
-    ``labels`` are given where those of the answer mean nothing.
-    """
-    for number, x in enumerate(xs, start=1):
-        if not isinstance(x, str):
-            raise _UnreadableError(f"x value {number} is {_kind(x)} where a text should be")
-    if len(set(xs)) != len(xs):
-        raise _UnreadableError("an x value stands twice")
-    series = _list_at(["data", "series"], answer)
-    for number, values in enumerate(series, start=1):
-        count = len(_list(values, f"series {number}"))
-        if count != len(xs):
-            raise _UnreadableError(f"{len(xs)} x values but {count} values in series {number}")
-        for position, value in enumerate(values, start=1):
-            if type(value) not in (int, float):  # isinstance() would take True for a number
-                raise _UnreadableError(f"value {position} of series {number} is {_kind(value)}")
-    if labels is None:
-        labels = _series_labels(answer["data"], len(series))
-    if len(labels) != len(series) or len(set(labels)) != len(labels):
-        raise _UnreadableError(f"{len(series)} series but the labels {labels}")
-    for label, values in zip(labels, series, strict=True):
-        for x, value in zip(xs, values, strict=True):
-            yield label, x, value
-
-
-def _series_labels(data: Mapping[str, Any], count: int) -> Sequence[str]:
-    """The labels of ``count`` series, in any of the shapes Amplitude uses for them."""
+def _series_labels(data: Mapping[str, Any], count: int) -> list[str]:
+    """The groups that ``count`` series are of, in any of the forms Amplitude has for them."""
     for name in ("seriesLabels", "seriesMeta"):
         if data.get(name) not in (None, []):
-            labels = enumerate(_list(data[name], name), start=1)
-            return [_series_label(label, number) for number, label in labels]
-    return ["0"] if count == 1 else []
+            labels = _list(data[name], name)
+            if len(labels) != count:
+                raise _UnreadableError(f"{count} series but {len(labels)} {name}")
+            return [_series_label(label, number) for number, label in enumerate(labels, start=1)]
+    raise _UnreadableError(f"{count} series but no labels")
 
 
 def _event_numbers(data: Mapping[str, Any], count: int, events: int) -> list[int]:
     """Which of so many events, from 1, each of ``count`` series is of."""
     if events == 1:
         return [1] * count
-    labels, metas = (data.get(name) or [None] * count for name in ("seriesLabels", "seriesMeta"))
+    labels, metas = (_list(data.get(n) or [], n) for n in ("seriesLabels", "seriesMeta"))
     found: list[int] = []
-    for label, meta in zip(_list(labels, "seriesLabels"), _list(metas, "seriesMeta"), strict=False):
+    for position in range(count):
+        label, meta = (each[position] if position < len(each) else None for each in (labels, metas))
         index = meta.get("eventIndex") if isinstance(meta, dict) else None
-        if isinstance(label, list) and label:
+        if isinstance(label, list) and label and type(label[0]) is int:
             index = label[0]
+        elif sorted(map(str, labels)) == [*map(str, range(events))]:  # the query has one segment
+            index = label
         if type(index) is not int or not 0 <= index < events:
-            raise _UnreadableError(f"nothing says which event series {len(found) + 1} is of")
+            raise _UnreadableError(f"nothing says which event series {position + 1} is of")
         found.append(index + 1)
-    if len(found) != count:
-        raise _UnreadableError(f"{count} series but {len(found)} labels")
     return found
 
 
 def _series_label(label: Any, number: int) -> str:
-    text = label
-    if isinstance(label, dict):
-        text = label.get("segmentIndex")
-    elif isinstance(label, list):
-        text = label[1] if len(label) == 2 and type(label[0]) is int else None
-    if type(text) not in (int, str):
-        raise _UnreadableError(f"label {number} is {_kind(label)}")
-    return str(text)
+    """A group: a text, or those of several properties, which an event's index may precede."""
+    parts = label if isinstance(label, list) else [label]
+    if len(parts) > 1 and type(parts[0]) is int:
+        parts = parts[1:]
+    if not parts or not all(isinstance(part, str) for part in parts):
+        raise _UnreadableError(f"label {number} is {_kind(label)}, not the text of a group")
+    return "; ".join(parts)
+
+
+def _list_or_nothing(path: Sequence[str], answer: Any) -> list[Any]:
+    """The list at a path; an empty one where there is none."""
+    return _list_at(path, answer) if _value_at(path, answer) not in (None, ...) else []

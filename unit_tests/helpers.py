@@ -72,12 +72,13 @@ def final_state(output: EntrypointOutput) -> dict[str, Any]:
 
 
 def first_error(output: EntrypointOutput) -> tuple[str, FailureType]:
-    """Message and kind of the first error trace: later ones are summaries of the CDK."""
+    """Message and kind of the first error trace: later ones are summaries of the CDK. The shape of
+    an answer, with which the message may end, is cut off."""
     error = output.errors[0].trace.error  # type: ignore[union-attr]
     assert error is not None
     assert error.message is not None
     assert error.failure_type is not None
-    return error.message, error.failure_type
+    return error.message.partition(" Shape of the answer")[0], error.failure_type
 
 
 def partition_states(output: EntrypointOutput) -> list[tuple[Mapping[str, Any], Any]]:

@@ -25,8 +25,8 @@ SOURCE_DECLARATIVE_MANIFEST = [str(BIN / "source-declarative-manifest")]
 # The command without the minutes for which it would wait for the budget of cost.
 WITHOUT_COSTS = [
     *(sys.executable, "-c"),
-    "from airbyte_cdk.sources.streams.call_rate import BaseCallRatePolicy as Policy; "
-    "from source_amplitude.run import run; Policy.get_weight = lambda *_: 1; run()",
+    "from source_amplitude import components; from source_amplitude.run import run; "
+    "components.price = lambda *_: 1; run()",
 ]
 RUNNER_ENV = {"AIRBYTE_ENABLE_UNSAFE_CODE": "true"}
 RUNNER_OPTIONS = [

@@ -17,6 +17,7 @@ from airbyte_cdk.models import SyncMode
 from airbyte_cdk.test.catalog_builder import CatalogBuilder
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft7Validator
 
 from source_amplitude import SourceAmplitude, components, delivery
 from source_amplitude.delivery import (
@@ -27,6 +28,7 @@ from source_amplitude.delivery import (
 )
 from unit_tests.helpers import archive, config, json_lines
 from unit_tests.test_components import MEMBER, response
+from unit_tests.test_manifest import SCHEMAS
 from unit_tests.test_properties import events as any_events
 
 FIELDS = config(
@@ -132,6 +134,110 @@ def test_given_any_events_when_read_in_batches_then_output_states_and_counts_are
         one_by_one = read(bodies, tmp_path, False, caplog)
         in_batches = read(bodies, tmp_path, True, caplog)
     assert in_batches == one_by_one
+
+
+# As live projects export: made up, but in the recorded form.
+WEB: dict[str, Any] = {
+    "$insert_id": "screen/42 opened; 2",
+    "$insert_key": "00b1c7#482",
+    "$schema": 13,
+    "adid": None,
+    "amplitude_attribution_ids": None,
+    "amplitude_event_type": None,
+    "amplitude_id": 550106004607,
+    "app": 187520,
+    "city": "Ulm",
+    "client_event_time": "2024-01-01 14:00:00.594000",
+    "client_upload_time": "2024-01-03 05:00:00.100000",
+    "country": "Germany",
+    "data": {"path": "/2/httpapi", "user_properties_updated": True, "group_ids": {}},
+    "data_type": "event",
+    "device_id": "b7e1c0de-5e1f",
+    "dma": None,
+    "event_id": 312,
+    "event_properties": {"[Amplitude] Page Path": "/", "price": 9.5},
+    "event_time": "2024-01-01 14:00:00.594000",
+    # 37 hours before the hour of its file
+    "event_type": "session_end",
+    "global_user_properties": {},
+    "group_properties": {},
+    "groups": {},
+    "ip_address": "203.0.113.7",
+    "is_attribution_event": False,
+    "location_lat": 48.4,
+    "partner_id": None,
+    "paying": None,
+    "plan": {},
+    "processed_time": "2024-01-03 05:00:02.000000",
+    "sample_rate": None,
+    "server_received_time": "2024-01-03 05:00:00.500000",
+    "server_upload_time": "2024-01-03 05:00:00.504000",
+    "session_id": 1704117600594,
+    "user_creation_time": "2020-11-24 09:00:00.000000",
+    "user_id": None,
+    "user_properties": {"plan": "pro"},
+    "uuid": "4ab1c0de-0001",
+}
+MOBILE: dict[str, Any] = {
+    **WEB,
+    "$insert_key": None,
+    "$schema": None,
+    "adid": "c37e-ad",
+    "amplitude_attribution_ids": ["c37ee0"],
+    "data": {"user_properties_updated": True},
+    "global_user_properties": None,
+    "plan": None,
+    "uuid": "4ab1c0de-0002",
+}
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("in_batches", [False, True])
+def test_given_lines_as_recorded_when_read_then_they_are_of_the_schema(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, in_batches: bool
+) -> None:
+    attributions = {
+        '["c37ee0"]': ["c37ee0"],
+        '["c37ee0","ü\\"x"]': ["c37ee0", 'ü"x'],
+        '["single"]': "single",
+        '["a","b"]': '["a","b"]',
+        "[]": [],
+    }
+    others = [
+        {"uuid": str(n), "amplitude_attribution_ids": sent}
+        for n, sent in enumerate(attributions.values())
+    ]
+    body = archive(
+        {
+            "203138/203138_2020-11-24_9#627.json.gz": json_lines([WEB, MOBILE]) + b"\n",
+            "203138/203138_2020-11-24_9#628.json.gz": json_lines(others) + b"\n\n",
+        }
+    )
+    with freezegun.freeze_time("2024-01-03T23:30:00Z"):
+        printed, logs = read([body, EMPTY], tmp_path, in_batches, caplog)
+    found = [m["record"]["data"] for m in printed if m["type"] == "RECORD"]
+    times = {
+        name: f"{value.replace(' ', 'T')}+00:00"
+        for name, value in WEB.items()
+        if name.endswith("_time")
+    }
+    mobile = {**MOBILE, "amplitude_attribution_ids": '["c37ee0"]'}
+    web, mobile = (
+        {name: value for name, value in {**event, **times}.items() if value is not None}
+        for event in (WEB, mobile)
+    )
+    rest = [
+        {"uuid": str(n), "amplitude_attribution_ids": text} for n, text in enumerate(attributions)
+    ]
+    assert found == [{**event, "project_name": "Shop"} for event in (web, mobile, *rest)]
+    validator = Draft7Validator(SCHEMAS["events"])  # type: ignore[arg-type]
+    for event in found:
+        validator.validate(event)
+    assert not [m for m in printed if m["type"] == "TRACE" and m["trace"]["type"] == "ERROR"]
+    states = [m["state"]["stream"]["stream_state"] for m in printed if m["type"] == "STATE"]
+    assert states[-1] == {"server_upload_time": "20240103T05"}
+    [line] = [line for line in logs if line.startswith("Export of 20240103T00")]
+    assert line.startswith("Export of 20240103T00 to 20240103T09: 2 files, 7 events, ")
 
 
 def test_given_many_events_when_extracted_then_batches_hold_128_kb_each_and_take_room(

@@ -4,6 +4,7 @@ Requests are matched exactly, and states asserted literally; it is noon of 2024-
 """
 
 import copy
+import gzip
 import io
 import json
 import re
@@ -11,7 +12,7 @@ import sqlite3
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from errno import ENOSPC
@@ -262,8 +263,8 @@ class TestWhichAreDownloaded:
         assert [record["cohort_id"] for record in records(output)] == ["moved"]
         assert saved(output) == {"gone": AT_T1, "moved": AT_T2, "same": AT_T2, "back": AT_T3}
         assert said(output, "3 cohorts") == [
-            "3 cohorts, 3 of them wanted: 0 archived, 0 empty, 0 never computed, 2 unchanged, 1 to "
-            "be downloaded."
+            "3 cohorts, 3 of them wanted: 0 of groups, 0 archived, 0 empty, 0 never computed, 2 "
+            "unchanged, 1 to be downloaded."
         ]
 
     def test_given_nothing_new_when_read_then_the_quota_is_not_asked_and_the_state_stays(
@@ -289,8 +290,47 @@ class TestWhichAreDownloaded:
             output = read()
         assert records(output) == []
         assert said(output, "cohorts") == [
-            "4 cohorts, 4 of them wanted: 1 archived, 1 empty, 2 never computed, 0 unchanged, 0 to "
-            "be downloaded."
+            "4 cohorts, 4 of them wanted: 0 of groups, 1 archived, 1 empty, 2 never computed, 0 "
+            "unchanged, 0 to be downloaded."
+        ]
+
+    def test_given_cohorts_of_groups_when_read_then_no_download_is_spent_on_them(self) -> None:
+        of_groups = [
+            cohort("g1", definition={"version": 3, "countGroup": {"name": "company"}}),
+            cohort("g2", definition={"countGroup": {"name": "org {{ 1 }}"}}, archived=True),
+        ]
+        of_users = [
+            cohort("a", definition={"countGroup": {"name": "User", "is_computed": False}}),
+            cohort("b", definition={"countGroup": None}),
+            cohort("c", definition={}, cohort_definition_type=None, cohort_output_type="UNIQUES"),
+            cohort("d", definition=None, is_generated_content=True),
+            cohort("e", definition={"countGroup": {"name": None}}),
+        ]
+        with HttpMocker() as http:
+            lists(http, *of_groups, *of_users)
+            for each in of_users:
+                downloads(http, each["id"], csv(ONE))
+            output = read()
+        assert sorted(record["cohort_id"] for record in records(output)) == [*"abcde"]
+        assert saved(output) == dict.fromkeys("abcde", AT_T2)
+        assert said(output, "of groups") == [
+            "Cohorts of groups have no users as members, and are left out: g1 (company), g2 (org "
+            "{{ 1 }}).",
+            "7 cohorts, 7 of them wanted: 2 of groups, 0 archived, 0 empty, 0 never computed, 0 "
+            "unchanged, 5 to be downloaded.",
+        ]
+
+    def test_given_nothing_but_a_cohort_of_groups_when_read_then_the_quota_is_not_asked(
+        self,
+    ) -> None:
+        of_groups = (cohort(c, definition={"countGroup": {"name": "company"}}) for c in "ab")
+        with HttpMocker() as http:
+            lists(http, *of_groups, cohort("c"), used=None)
+            output = read(state_of(a=AT_T1), cohort_ids=["a"])
+        assert records(output) == []
+        assert saved(output) == {"a": AT_T1}
+        assert said(output, "left out") == [
+            "Cohorts of groups have no users as members, and are left out: a (company)."
         ]
 
     def test_given_a_size_that_is_unknown_when_read_then_the_cohort_is_downloaded(self) -> None:
@@ -716,7 +756,7 @@ class TestJob:
 
 class TestRefusals:
     PLAN = refusal(403, metadata={"details": "Not part of this plan"})
-    KEYS = refusal(403, metadata={"details": "Invalid API/Secret Key combination"})
+    KEYS = refusal(403, metadata={"details": "Invalid API Key"})
 
     @pytest.mark.parametrize(
         ("step", "refused", "advice"),
@@ -837,8 +877,10 @@ class TestFile:
             "amplitude_id,user_id\r\n1,a\r\n2,b",
             "\ufeffamplitude_id,user_id\n1,a\n\n2,b\n\n",
             '"amplitude_id","user_id"\n"1","a"\n"""2""","b"\n',
+            '"\tamplitude_id","\tuser_id"\r\n"1","\ta"\r\n"\t2","\tb"\r\n',
+            "\tamplitude_id,\tuser_id\n1,\ta\n2,b\n",
         ],
-        ids=["crlf", "byte-order-mark and blank lines", "quotes"],
+        ids=["crlf", "byte-order-mark and blank lines", "quotes", "quotes and tabs", "tabs"],
     )
     def test_given_a_csv_in_any_dress_when_extracted_then_its_members_are_the_same(
         self, body: str
@@ -882,6 +924,67 @@ class TestFile:
         with pytest.raises(AirbyteTracedException, match="Two properties of /api/5/"):
             list(CohortMembersExtractor().extract_records(answer))
 
+    @pytest.mark.parametrize("is_told", [False, True], ids=["bare", "told"])
+    def test_given_a_gzip_as_recorded_when_read_then_its_headings_and_cells_are_what_they_mean(
+        self, is_told: bool
+    ) -> None:
+        """One tab before a text is Amplitude's."""
+        text = (
+            '"amplitude_id","user_id","amplitude_id","\tname"\n'
+            '"550106004607","\t007","","\t=SUM(1)"\n'
+            '"2","","\t2","\t\ttwo"\n'
+        )
+        told = {"Content-Encoding": "gzip"} if is_told else {}
+        with HttpMocker() as http:
+            lists(http, cohort("a", T2, 2))
+            downloads(http, "a", csv(gzip.compress(text.encode()), **told))
+            output = read()
+        assert records(output) == [
+            {
+                "cohort_id": "a",
+                "computed_at": AT_T2,
+                "amplitude_id": 550106004607,
+                "user_id": "007",
+                "properties": {"amplitude_id": None, "name": "=SUM(1)"},
+            },
+            {
+                "cohort_id": "a",
+                "computed_at": AT_T2,
+                "amplitude_id": 2,
+                "properties": {"amplitude_id": "2", "name": "\ttwo"},
+            },
+        ]
+        assert saved(output) == {"a": AT_T2}
+
+    @pytest.mark.parametrize("damage", ["cut", "cut at its head", "flipped"])
+    def test_given_a_bare_gzip_that_is_damaged_when_read_then_it_is_asked_for_again_then_it_fails(
+        self, damage: str
+    ) -> None:
+        rows = b"".join(b"%d,%d\n" % (n, n * n) for n in range(1_000))
+        whole = gzip.compress(b"amplitude_id,user_id\n" + rows, mtime=0)
+        broken = {
+            "cut": whole[:-9],
+            "cut at its head": whole[:5],
+            "flipped": whole[:999] + bytes([whole[999] ^ 255]) + whole[1_000:],
+        }[damage]
+        with HttpMocker() as http:
+            lists(http, cohort("a"))
+            downloads(http, "a", csv(broken), csv(broken), csv(whole))
+            output = read()
+            assert_times(http, 1, "/api/5/cohorts/request/a")
+        assert [r["amplitude_id"] for r in records(output)] == [*range(1_000)]
+        with HttpMocker() as http:
+            lists(http, cohort("a"))
+            downloads(http, "a", *[csv(broken)] * 6)
+            output = failed()
+            assert_times(http, 1, "/api/5/cohorts/request/a")
+            assert_times(http, 6, urlsplit(FILE).path)
+        message, failure_type = first_error(output)
+        assert "from where a cohort's members were to be downloaded, broke off (Conn" in message
+        assert failure_type is FailureType.transient_error
+        assert records(output) == []
+        assert saved(output) == {"a": NEVER}
+
     def test_given_a_row_that_is_no_member_when_read_then_nothing_of_the_cohort_is_passed_on(
         self,
     ) -> None:
@@ -918,7 +1021,7 @@ class TestFile:
         broken = [
             csv(""),
             csv("<html>Please wait</html>"),
-            csv("user,id\n1,a\n"),
+            csv('"\tamplitude_id","\tgroup_value"\n"1","\tAcme"\n'),
             HttpResponse('{"error":"Busy"}', 200, {"Content-Type": "application/json"}),
             HttpResponse("", 503),
             HttpResponse("", 429),
@@ -974,11 +1077,12 @@ class TestFile:
             "folder with more." in first_error(output)[0]
         )
 
+    @pytest.mark.parametrize("packed", [bytes, gzip.compress], ids=["plain", "bare gzip"])
     def test_given_a_long_file_when_extracted_then_it_lies_on_disk_and_is_read_row_by_row(
-        self,
+        self, packed: Callable[[bytes], bytes]
     ) -> None:
         rows = b"".join(b"%d,%s\n" % (n, b"u" * 90) for n in range(50_000))
-        answer = spooled(b"amplitude_id,user_id\n" + rows)
+        answer = spooled(packed(b"amplitude_id,user_id\n" + rows))
         file: Any = answer.raw
         assert not isinstance(file, io.BytesIO)
         members: Iterator[Any] = iter(CohortMembersExtractor().extract_records(answer))

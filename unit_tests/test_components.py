@@ -8,8 +8,9 @@ import socket
 import struct
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -36,14 +37,16 @@ from source_amplitude import components
 from source_amplitude.components import (
     AmplitudeErrorHandler,
     AnnotationTimes,
-    CohortSeriesExtractor,
     CsvRowsExtractor,
     DashboardSeriesExtractor,
     ExportArchiveExtractor,
     ExportErrorHandler,
+    LifetimeValueExtractor,
     ListExtractor,
+    RetentionExtractor,
     RetryAfterBackoffStrategy,
     SecretiveBasicHttpAuthenticator,
+    shape,
 )
 from unit_tests.helpers import archive, days, json_lines
 
@@ -57,7 +60,7 @@ def response(
     url: str = "https://amplitude.com/api/2/export?start=20240101T07&end=20240101T08",
 ) -> requests.Response:
     answer = requests.Response()
-    answer.status_code = status
+    answer.status_code, answer.url = status, url
     answer.raw = io.BytesIO(body)
     answer.request = requests.Request("GET", url).prepare()
     return answer
@@ -350,9 +353,10 @@ class TestExportErrorHandler:
         [
             (b"", "b''"),
             (b"<html>try again</html>", "b'<html>try again</html>'"),
+            (b'{"error": {"http_code": 429, "message": "Too Many Requests"}}', """b'{"error": {"""),
             (archive({MEMBER: b"{}\n" * 99})[:-30], "b'PK"),
         ],
-        ids=["empty", "page", "cut-off"],
+        ids=["empty", "page", "rate message", "cut-off"],
     )
     def test_given_a_body_that_is_no_archive_then_it_is_asked_for_again(
         self, body: bytes, begins: str
@@ -428,34 +432,55 @@ class TestExportErrorHandler:
         )
         assert failure.value.failure_type is FailureType.system_error
 
-    def test_given_no_data_then_the_window_is_named_in_the_log(self) -> None:
-        answer = response(b"Raw data files were not found.", status=404)
-        resolution = self.handler.interpret_response(answer)
+    @pytest.mark.parametrize(
+        ("body", "said"),
+        [
+            (
+                b'{"error": {"http_code": 404, "type": "unspecified", "message": "Unspecified '
+                b'Error", "metadata": {"details": "Raw data files were not found."}}}',
+                "Unspecified Error: Raw data files were not found.",
+            ),
+            (
+                b'{"error": {"message": "Raw data files were not found", "metadata": null}}',
+                "Raw data files were not found",
+            ),
+            (b"Raw data files were not found.\n", "Raw data files were not found."),
+        ],
+        ids=["recorded", "message", "plain"],
+    )
+    def test_given_no_data_then_the_window_is_named_in_the_log(
+        self, body: bytes, said: str
+    ) -> None:
+        resolution = self.handler.interpret_response(response(body, status=404))
         assert resolution.response_action is ResponseAction.IGNORE
         assert resolution.error_message == (
-            "Export of 20240101T07 to 20240101T08: no events (Raw data files were not found. "
-            "HTTP 404)."
+            f"Export of 20240101T07 to 20240101T08: no events (HTTP 404: {said})"
         )
 
     @pytest.mark.parametrize(
-        "body",
+        ("body", "said"),
         [
-            b"<html><body>Not found here</body></html>",
-            b'{"error": {"message": "Not found here"}}',
-            b'"Not found here"',
-            b"404 page not found",
-            b"default backend - 404",
-            b"No such file: <events>",
-            b"null",
-            b" \n ",
-            b"",
+            (b"<html><body>Not found here</body></html>",) * 2,
+            (b'{"error": {"message": "Not found here"}}', b"Not found here"),
+            (
+                b'{"error": {"message": "Unknown", "metadata": {"details": "No files."}}}',
+                b"Unknown: No files.",
+            ),
+            (b'{"error": {"metadata": {"details": ["Raw data files were not found."]}}}', b""),
+            (b'"Raw data files were not found."', b""),
+            (b"Raw data files were not found. Try again.",) * 2,
+            (b"The raw data file was not found here, nor were events.",) * 2,
+            (b"404 page not found",) * 2,
+            (b"null", b""),
+            (b"", b"an empty body"),
         ],
     )
-    def test_given_a_404_that_is_not_in_plain_words_then_it_is_asked_for_again(
-        self, body: bytes
+    def test_given_a_404_that_is_not_amplitudes_own_sentence_then_it_is_asked_for_again(
+        self, body: bytes, said: bytes
     ) -> None:
-        with pytest.raises(DefaultBackoffException, match="nothing was skipped") as failure:
+        with pytest.raises(DefaultBackoffException, match="so nothing was skipped") as failure:
             self.handler.interpret_response(response(body, 404))
+        assert f"(HTTP 404: {said.decode()}" in str(failure.value)
         assert failure.value.failure_type is FailureType.transient_error
 
     def test_given_a_refusal_then_it_is_left_to_the_next_handler(self) -> None:
@@ -754,6 +779,19 @@ class TestAmplitudeErrorHandler:
             handler.interpret_response(response(b"No such table", status=400))
         assert str(failure.value.message).startswith("Amplitude answered HTTP 400 (No such table).")
 
+    def test_given_several_days_of_which_one_is_before_the_history_then_it_is_refused(self) -> None:
+        """Its last days may be there: they must not be taken for empty ones."""
+        said = b'{"error": {"http_code": 403, "metadata": {"details": "Date too far back"}}}'
+        url = "https://amplitude.com/api/2/composition?p=country&start=20240101&end=20240102"
+        with pytest.raises(AirbyteTracedException) as failure:
+            self.handler.interpret_response(response(said, 403, url))
+        assert failure.value.message == (
+            "Amplitude answered HTTP 403 (Date too far back) to /api/2/composition for 20240101 to "
+            "20240102: the project's plan keeps no history as old as that. Set Start Date "
+            "(start_date) to a later day."
+        )
+        assert failure.value.failure_type is FailureType.config_error
+
     def test_given_an_unreachable_host_then_the_message_names_it_and_what_to_check(self) -> None:
         request = requests.Request("GET", "https://amplitude.com/api/2/events/list").prepare()
         error = requests.ConnectionError("no route", request=request)
@@ -768,8 +806,157 @@ class TestAmplitudeErrorHandler:
 def unreadable(asked: str, found: str) -> str:
     return (
         f"Amplitude's answer to {asked} can't be read without guessing: {found}. Nothing of it was "
-        "stored. Try again later; if it stays like this, report it to Amplitude's support."
+        "stored. Try again later; if it stays like this, report it to the connector's maintainers."
     )
+
+
+def told(failure: pytest.ExceptionInfo[AirbyteTracedException]) -> str:
+    """The message of a failure, without the shape of the answer with which it ends."""
+    message, mark, _ = (failure.value.message or "").partition(" Shape of the answer, without its")
+    assert mark
+    return message
+
+
+class TestShape:
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            (None, "null"),
+            (True, "boolean"),
+            (7, "integer"),
+            (7.5, "number"),
+            ("", "text(0)"),
+            ("Jane", "text(4)"),
+            ([], "[]"),
+            ({}, "{}"),
+            ([1, 2, 2.5, None], "[2 * integer, 1 * number, 1 * null]"),
+            (["US", "Germany", "2024-01-01"], "[2 * text, 1 * date 0000-00-00]"),
+            ([[5, 6], [7, 8]], "[2 * [2 * integer]]"),
+            ({"a": {"b": [{"c": 1}, {"c": 2}]}}, "{a: {b: [2 * {c: integer}]}}"),
+            ({"a": 1, "b": "x", "c": 2}, "{a, c: integer, b: text(1)}"),
+            (
+                {
+                    "data": {"series": [[1, 2]], "seriesLabels": [0], "xValues": ["2026-09-20"]},
+                    "wasCached": False,
+                },
+                "{data: {series: [1 * [2 * integer]], seriesLabels: [1 * integer], xValues: "
+                "[1 * date 0000-00-00]}, wasCached: boolean}",
+            ),
+        ],
+        ids=str,
+    )
+    def test_given_a_value_then_names_kinds_and_lengths_are_shown(
+        self, value: Any, expected: str
+    ) -> None:
+        assert shape(value) == expected
+
+    @pytest.mark.parametrize(
+        ("date", "form"),
+        [
+            ("2026-09-17", "0000-00-00"),
+            ("2026-09-17T05:00:00", "0000-00-00T00:00:00"),
+            ("2026-09-17T05:00:00.594Z", "0000-00-00T00:00:00.000Z"),
+            ("2026-09-17 05:00:00+02:00", "0000-00-00 00:00:00+00:00"),
+            ("20260917", "00000000"),
+            ("09/17/26", "00/00/00"),
+            ("Sep 17, 2026", "Mon 00, 0000"),
+            ("September 9", "Mon 0"),
+        ],
+    )
+    def test_given_a_date_then_its_form_is_shown_as_a_value_and_as_a_name(
+        self, date: str, form: str
+    ) -> None:
+        assert shape({"dates": [date], "values": {date: 5}}) == (
+            f"{{dates: [1 * date {form}], values: {{{form}: integer}}}}"
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "shown"),
+        [
+            ("_$r1Day", "_$r1Day"),
+            ("a" * 40, "a" * 40),
+            ("a" * 41, "text(41)"),
+            ("jane@doe.example", "text(16)"),
+            ("Jane Doe", "text(8)"),
+            ("gp:plan", "text(7)"),
+            ("4915112345678", "text(13)"),
+            ("Grün", "text(4)"),
+            ("", "text(0)"),
+        ],
+    )
+    def test_given_a_name_that_no_field_has_then_its_length_is_shown(
+        self, name: str, shown: str
+    ) -> None:
+        assert shape({name: None}) == f"{{{shown}: null}}"
+
+    @pytest.mark.parametrize(
+        "secret",
+        ["jane@doe.example", "Jane Doe", "Zanzibar-7", "4915112345678", 4915112345678, 31.4159],
+    )
+    @pytest.mark.parametrize(
+        "holding",
+        [
+            lambda v: v,
+            lambda v: [[v]],
+            lambda v: {"data": {"seriesLabels": [[0, v], v]}},
+            lambda v: {"data": [{"events": [v], str(v): {"values": {str(v): [v]}}}]},
+        ],
+        ids=["alone", "in lists", "as labels", "as names"],
+    )
+    def test_given_what_a_customer_entered_then_nothing_of_it_is_shown(
+        self, secret: Any, holding: Callable[[Any], Any]
+    ) -> None:
+        shown = shape(holding(secret))
+        parts = re.findall(r"\w{4,}", str(secret))
+        assert parts
+        assert not [part for part in parts if part in shown]
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            {f"field_{n}": [n] * n for n in range(500)},
+            [{f"f{n}": n} for n in range(5_000)],
+            ["x" * 100_000] * 5_000,
+        ],
+        ids=["fields", "forms", "texts"],
+    )
+    def test_given_a_large_answer_then_its_shape_has_at_most_2000_characters(
+        self, value: Any
+    ) -> None:
+        assert len(shape(value)) <= 2_000
+        assert len(shape({"kept": True, "more": value})) <= 2_000
+
+    def test_given_more_than_is_looked_at_then_it_is_counted_and_depth_ends(self) -> None:
+        assert shape([1] * 1_005) == "[1000 * integer, 5 more]"
+        assert shape({f"f{n:02}": n for n in range(13)}) == (
+            "{f00, f01, f02, f03, f04, f05, f06, f07, f08, f09, f10, f11, ...: integer}"
+        )
+        deep: Any = "x"
+        for _ in range(400):
+            deep = [deep]
+        assert shape(deep) == "[1 * " * 8 + "[...]" + "]" * 8
+
+    def test_given_an_answer_that_can_not_be_read_then_the_message_ends_with_its_shape(
+        self,
+    ) -> None:
+        body = b'{"data": {"series": [["Jane"], [1, 2]], "xValues": ["2024-01-01"]}, "novaCost": 5}'
+        url = "https://amplitude.com/api/2/users?start=20240101&end=20240101"
+        extractor = DashboardSeriesExtractor(parameters={"value_field": "value"})
+        for sent, shown in (
+            (
+                body,
+                "{data: {series: [1 * [1 * text], 1 * [2 * integer]], xValues: [1 * date "
+                "0000-00-00]}, novaCost: integer}",
+            ),
+            (b"Jane Doe", "text(8)"),
+        ):
+            with pytest.raises(AirbyteTracedException) as failure:
+                extractor.extract_records(response(sent, url=url))
+            assert failure.value.message == failure.value.internal_message
+            assert (failure.value.message or "").endswith(
+                f"maintainers. Shape of the answer, without its values: {shown}"
+            )
+            assert "Jane" not in (failure.value.message or "")
 
 
 class TestDashboardSeries:
@@ -778,19 +965,27 @@ class TestDashboardSeries:
     DAYS = ("2024-01-01", "2024-01-02")
 
     @staticmethod
-    def extract(answered: Any, labelled: bool = True) -> list[Any]:
-        answer = response(
-            json.dumps(answered).encode(),
-            url="https://amplitude.com/api/2/users?start=20240101&end=20240102",
-        )
-        parameters = {"value_field": "value", "labelled": labelled}
-        return list(DashboardSeriesExtractor(parameters=parameters).extract_records(answer))
+    def extract(data: Any, query: str = "", **parameters: Any) -> list[Any]:
+        window = "start=20240101&end=20240102"
+        url = f"https://amplitude.com/api/2/users?{window}{query}"
+        answer = response(json.dumps({"data": data}).encode(), url=url)
+        extractor = DashboardSeriesExtractor(parameters={"value_field": "value", **parameters})
+        return list(extractor.extract_records(answer))
+
+    def assert_fails(self, data: Any, found: str, query: str = "", **parameters: Any) -> None:
+        with pytest.raises(AirbyteTracedException) as failure:
+            self.extract(data, query, **parameters)
+        path = "/api/2/users for 20240101 to 20240102"
+        assert told(failure) == unreadable(path, found)
+        assert failure.value.internal_message == failure.value.message
+        assert failure.value.failure_type is FailureType.system_error
 
     @pytest.mark.parametrize(
         "labels",
         [
             {"seriesLabels": ["United States", "(none)"]},
             {"seriesLabels": [[0, "United States"], [0, "(none)"]]},
+            {"seriesLabels": [["United States"], ["(none)"]]},
             {"seriesMeta": ["United States", "(none)"]},
             {"seriesLabels": [], "seriesMeta": ["United States", "(none)"]},
             {"seriesLabels": None, "seriesMeta": ["United States", "(none)"]},
@@ -800,138 +995,216 @@ class TestDashboardSeries:
         self, labels: dict[str, Any]
     ) -> None:
         data = {"xValues": self.DAYS, "series": [[7, 8], [1, 0]], **labels}
-        assert self.extract({"data": data}) == [
+        assert self.extract(data, "&g=country", labelled=True) == [
             {"date": "2024-01-01", "value": {"United States": 7, "(none)": 1}},
             {"date": "2024-01-02", "value": {"United States": 8, "(none)": 0}},
         ]
 
-    @pytest.mark.parametrize(
-        "labels",
-        [{"seriesLabels": [0]}, {"seriesMeta": [{"segmentIndex": 0}]}, {}],
-    )
-    def test_given_one_unnamed_segment_when_extracted_then_its_label_is_its_index(
-        self, labels: dict[str, Any]
+    def test_given_a_label_field_when_extracted_then_each_number_is_a_record_with_its_label(
+        self,
     ) -> None:
-        data = {"xValues": self.DAYS, "series": [[7, 8]], **labels}
-        assert self.extract({"data": data}) == [
-            {"date": "2024-01-01", "value": {"0": 7}},
-            {"date": "2024-01-02", "value": {"0": 8}},
+        labels = [["US", "iOS"], [0, "FR", "web"]]
+        data = {"xValues": self.DAYS, "series": [[7, 8], [1, 0]], "seriesLabels": labels}
+        assert self.extract(data, "&g=gp:plan", label_field="segment") == [
+            {"date": "2024-01-01", "segment": "US; iOS", "value": 7},
+            {"date": "2024-01-02", "segment": "US; iOS", "value": 8},
+            {"date": "2024-01-01", "segment": "FR; web", "value": 1},
+            {"date": "2024-01-02", "segment": "FR; web", "value": 0},
         ]
 
-    @pytest.mark.parametrize("labels", [{"seriesMeta": [{"segmentIndex": 0}]}, {}])
-    def test_given_a_single_series_when_extracted_then_its_value_stands_alone(
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            {"seriesLabels": [0]},
+            {"seriesMeta": [{"segmentIndex": 0, "sessionIndex": 0}]},
+            {},
+            {"seriesLabels": None, "seriesMeta": []},
+            {"seriesLabels": ["All", "more"], "seriesMeta": "text"},
+        ],
+    )
+    def test_given_no_group_when_extracted_then_labels_are_not_looked_at(
         self, labels: dict[str, Any]
     ) -> None:
         data = {"xValues": self.DAYS, "series": [[61.5, 0]], **labels}
-        assert self.extract({"data": data}, labelled=False) == [
-            {"date": "2024-01-01", "value": 61.5},
-            {"date": "2024-01-02", "value": 0},
+        first, second = self.DAYS
+        assert self.extract(data) == [
+            {"date": first, "value": 61.5},
+            {"date": second, "value": 0},
         ]
+        assert self.extract(data, label_field="segment") == [
+            {"date": first, "segment": "(all)", "value": 61.5},
+            {"date": second, "segment": "(all)", "value": 0},
+        ]
+        assert self.extract(data, labelled=True) == [
+            {"date": first, "value": {"0": 61.5}},
+            {"date": second, "value": {"0": 0}},
+        ]
+
+    @pytest.mark.parametrize("labels", [{"seriesLabels": []}, {"seriesLabels": [0]}, {}])
+    @pytest.mark.parametrize("series", [[], [[None, None]]], ids=str)
+    def test_given_nothing_when_extracted_then_an_ungrouped_day_is_0_and_a_grouped_one_no_record(
+        self, labels: dict[str, Any], series: list[Any]
+    ) -> None:
+        data = {"xValues": self.DAYS, "series": series, **labels}
+        assert self.extract(data) == [{"date": day, "value": 0} for day in self.DAYS]
+        labelled = [{"date": day, "value": {"0": 0}} for day in self.DAYS]
+        assert self.extract(data, labelled=True) == labelled
+        assert self.extract({**data, "xValues": []}) == []
+        assert self.extract({**data, "xValues": None}) == []
+        assert self.extract({"series": series, **labels}) == []
 
     @pytest.mark.parametrize("labels", [{"seriesLabels": []}, {"seriesMeta": []}, {}])
     def test_given_groups_without_any_user_when_extracted_then_there_are_no_records(
         self, labels: dict[str, Any]
     ) -> None:
-        assert self.extract({"data": {"xValues": self.DAYS, "series": [], **labels}}) == []
-
-    def test_given_a_label_field_when_extracted_then_each_number_is_a_record_with_its_label(
-        self,
-    ) -> None:
-        data = {"xValues": self.DAYS, "series": [[7, 8], [1, 0]], "seriesLabels": ["pro", "(none)"]}
-        grouped = response(
-            json.dumps({"data": data}).encode(),
-            url="https://amplitude.com/api/2/users?start=20240101&end=20240102&g=gp:plan",
-        )
-        parameters = {"value_field": "value", "label_field": "segment"}
-        extractor = DashboardSeriesExtractor(parameters=parameters)
-        assert list(extractor.extract_records(grouped)) == [
-            {"date": "2024-01-01", "segment": "pro", "value": 7},
-            {"date": "2024-01-02", "segment": "pro", "value": 8},
-            {"date": "2024-01-01", "segment": "(none)", "value": 1},
-            {"date": "2024-01-02", "segment": "(none)", "value": 0},
-        ]
-
-    def test_given_a_label_field_and_no_group_when_extracted_then_the_label_is_all(self) -> None:
-        data = {"xValues": self.DAYS, "series": [[7, 8]], "seriesLabels": [0]}
-        ungrouped = response(
-            json.dumps({"data": data}).encode(),
-            url="https://amplitude.com/api/2/users?start=20240101&end=20240102",
-        )
-        parameters = {"value_field": "value", "label_field": "segment"}
-        extractor = DashboardSeriesExtractor(parameters=parameters)
-        assert [r["segment"] for r in extractor.extract_records(ungrouped)] == ["(all)"] * 2
+        data = {"xValues": self.DAYS, "series": [], **labels}
+        assert self.extract(data, "&g=country", labelled=True) == []
+        nulls = {"xValues": self.DAYS, "series": [[None, None]], "seriesLabels": ["US"]}
+        assert self.extract(nulls, "&g=country", label_field="segment") == []
 
     @pytest.mark.parametrize(
-        ("interval", "xs", "found"),
+        "form",
         [
-            ("7", ["2023-12-26", "2024-01-02"], None),
-            ("7", ["2024-01-01"], None),
-            ("7", ["2024-01-01", "2024-01-08"], None),
-            ("7", ["2024-01-03", "2024-01-09"], None),
-            ("7", ["2023-12-24", "2023-12-31"], "2023-12-24, 2023-12-31 do not cover"),
-            ("7", ["2023-12-27", "2024-01-04"], "2023-12-27, 2024-01-04 do not cover"),
-            ("7", ["2024-01-01"] * 2, "2024-01-01, 2024-01-01 do not cover"),
-            ("7", ["2024-01-02", "2024-01-10"], "2024-01-02, 2024-01-10 do not cover"),
-            ("7", [], "no dates do not cover"),
-            ("30", ["2023-12-01", "2024-01-01"], None),
-            ("30", ["2023-11-30", "2023-12-31"], "2023-11-30, 2023-12-31 do not cover"),
-            ("30", ["2023-12-02", "2024-01-31"], "2023-12-02, 2024-01-31 do not cover"),
+            "%Y-%m-%d",
+            "%Y-%m-%dT00:00:00",
+            "%Y-%m-%d 00:00",
+            "%Y-%m-%dT00:00:00.000Z",
+            "%Y-%m-%dT00:00:00-08:00",
+            "%b %d, %Y",
+            "%b %d",
+            "%b. %d %Y",
+            "%B %d",
+            " %d ",
         ],
     )
-    def test_given_dates_of_weeks_or_months_when_extracted_then_none_may_be_left_out(
-        self, interval: str, xs: list[str], found: str | None
+    def test_given_days_in_any_form_and_order_when_extracted_then_each_has_its_own_number(
+        self, form: str
     ) -> None:
-        """Whatever the day is by which they are named; those asked for are 1 and 2 January."""
+        """Over a leap day, and with one digit where the day has no more."""
+        asked = days("2024-02-05", "2024-03-20")
+        named = [date.fromisoformat(day).strftime(form) for day in asked]
+        if form == " %d ":
+            named = [f" {date.fromisoformat(day):%b} {int(day[8:])} ".upper() for day in asked]
+        data = {"xValues": named[::-1], "series": [[*range(45)]]}
         answer = response(
-            json.dumps({"data": {"xValues": xs, "series": [[5] * len(xs)]}}).encode(),
-            url=f"https://amplitude.com/api/2/users?start=20240101&end=20240102&i={interval}",
-        )
-        extractor = DashboardSeriesExtractor(parameters={"value_field": "value"})
-        if found is None:
-            assert [r["date"] for r in extractor.extract_records(answer)] == xs
-            return
-        with pytest.raises(AirbyteTracedException) as failure:
-            extractor.extract_records(answer)
-        asked = "/api/2/users for 20240101 to 20240102"
-        assert failure.value.message == unreadable(asked, f"{found} 2024-01-01 to 2024-01-02")
-
-    def test_given_an_x_field_when_extracted_then_any_texts_but_two_alike_will_do(self) -> None:
-        def extract(xs: list[Any]) -> list[Any]:
-            answer = response(
-                json.dumps({"data": {"xValues": xs, "series": [[5] * len(xs)]}}).encode(),
-                url="https://amplitude.com/api/2/sessions/length?start=20240101&end=20240101",
-            )
-            parameters = {"value_field": "value", "x_field": "bucket"}
-            return list(DashboardSeriesExtractor(parameters=parameters).extract_records(answer))
-
-        assert extract(["0s-60s", ""]) == [
-            {"bucket": "0s-60s", "value": 5},
-            {"bucket": "", "value": 5},
-        ]
-        assert extract([]) == []
-        asked = "/api/2/sessions/length for 20240101 to 20240101"
-        for xs, found in (
-            (["a", "a"], "an x value stands twice"),
-            (["a", None], "x value 2 is null where a text should be"),
-            ([0], "x value 1 is a number where a text should be"),
-            ([["a"]], "x value 1 is a list where a text should be"),
-        ):
-            with pytest.raises(AirbyteTracedException) as failure:
-                extract(xs)
-            assert failure.value.message == unreadable(asked, found)
-
-    def test_given_a_window_over_a_leap_day_when_extracted_then_all_of_its_days_are_expected(
-        self,
-    ) -> None:
-        asked = days("2024-02-10", "2024-03-20")
-        answer = response(
-            json.dumps({"data": {"xValues": asked, "series": [[*range(40)]]}}).encode(),
-            url="https://amplitude.com/api/2/users?start=20240210&end=20240320",
+            json.dumps({"data": data}).encode(),
+            url="https://amplitude.com/api/2/users?start=20240205&end=20240320",
         )
         extractor = DashboardSeriesExtractor(parameters={"value_field": "value"})
         assert list(extractor.extract_records(answer)) == [
-            {"date": day, "value": n} for n, day in enumerate(asked)
+            {"date": day, "value": n} for n, day in enumerate(asked[::-1])
         ]
+
+    @pytest.mark.parametrize(
+        ("x_values", "found"),
+        [
+            ("2024-01-01", "data.xValues is a text where a list should be"),
+            (["2024-01-01"], "1 of 2 dates are missing: 2024-01-02"),
+            (["Jan 2"], "1 of 2 dates are missing: 2024-01-01"),
+            ([*DAYS, "2024-01-03"], 'date 3 is "2024-01-03", which was not asked for'),
+            (["2023-12-31", "2024-01-01"], 'date 1 is "2023-12-31", which was not asked for'),
+            (["2024-01-01", "Jan 2, 2023"], 'date 2 is "Jan 2, 2023", which was not asked for'),
+            (["2024-01-01"] * 2, "a date stands twice"),
+            (["2024-01-01", "2024-01-02", "Jan 2"], "a date stands twice"),
+            ([20240101, 20240102], "date 1 is a number, which was not asked for"),
+            (["2024-01-01", None], "date 2 is null, which was not asked for"),
+            (["2024-01-01", "20240102"], 'date 2 is "20240102", which was not asked for'),
+            (["2024-01-01", "01/02/2024"], 'date 2 is "01/02/2024", which was not asked for'),
+            (["2024-01-01", "Jan"], 'date 2 is "Jan", which was not asked for'),
+            (["2024-01-01", "Ju 2"], 'date 2 is "Ju 2", which was not asked for'),
+            (["2024-01-01", "2024-02-30"], 'date 2 is "2024-02-30", which was not asked for'),
+            (
+                ["2024-01-01", "2024-01-02T05:00:00"],
+                'date 2 is "2024-01-02T05:00:00", which was not asked for',
+            ),
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("series", [[[5, 6]], []], ids=["one-series", "no-series"])
+    def test_given_other_days_than_asked_for_when_extracted_then_it_fails_and_says_which(
+        self, x_values: Any, found: str, series: list[Any]
+    ) -> None:
+        self.assert_fails({"xValues": x_values, "series": series}, found)
+
+    def test_given_a_day_without_a_year_that_two_years_have_when_extracted_then_it_fails(
+        self,
+    ) -> None:
+        asked = days("2024-01-01", "2025-01-01")
+        xs = [f"{date.fromisoformat(day):%b %d}" for day in asked]
+        answer = response(
+            json.dumps({"data": {"xValues": xs, "series": []}}).encode(),
+            url="https://amplitude.com/api/2/users?start=20240101&end=20250101",
+        )
+        with pytest.raises(AirbyteTracedException) as failure:
+            DashboardSeriesExtractor(parameters={"value_field": "value"}).extract_records(answer)
+        assert 'date 1 is "Jan 01", which was not asked for' in told(failure)
+
+    @pytest.mark.parametrize(
+        ("interval", "end", "xs", "found"),
+        [
+            ("7", "20240114", ["2024-01-01", "2024-01-08"], None),
+            ("7", "20240110", ["Jan 08", "Jan 01"], None),
+            ("7", "20240114", ["2024-01-01"], "1 of 2 dates are missing: 2024-01-08"),
+            (
+                "7",
+                "20240114",
+                ["2023-12-31", "2024-01-07"],
+                'date 1 is "2023-12-31", which was not asked for',
+            ),
+            (
+                "7",
+                "20240114",
+                ["2024-01-01", "2024-01-09"],
+                'date 2 is "2024-01-09", which was not asked for',
+            ),
+            ("30", "20240131", ["2024-01-01"], None),
+            ("30", "20240115", ["2024-01-01T00:00:00"], None),
+            ("30", "20240131", ["2024-01-31"], 'date 1 is "2024-01-31", which was not asked for'),
+            (
+                "30",
+                "20240131",
+                ["2024-01-01", "2024-02-01"],
+                'date 2 is "2024-02-01", which was not asked for',
+            ),
+        ],
+    )
+    def test_given_weeks_or_months_when_extracted_then_their_first_days_are_expected(
+        self, interval: str, end: str, xs: list[str], found: str | None
+    ) -> None:
+        answer = response(
+            json.dumps({"data": {"xValues": xs, "series": [[*range(len(xs))]]}}).encode(),
+            url=f"https://amplitude.com/api/2/users?start=20240101&end={end}&i={interval}",
+        )
+        extractor = DashboardSeriesExtractor(parameters={"value_field": "value"})
+        if found is None:
+            by_date = {r["date"]: r["value"] for r in extractor.extract_records(answer)}
+            firsts = ["2024-01-01", "2024-01-08"][: len(xs)]
+            in_order = sorted(range(len(xs)), key=lambda n: xs[n])
+            assert sorted(by_date.items()) == [*zip(firsts, in_order, strict=True)]
+            return
+        with pytest.raises(AirbyteTracedException) as failure:
+            extractor.extract_records(answer)
+        assert told(failure) == unreadable(f"/api/2/users for 20240101 to {end}", found)
+
+    def test_given_an_x_field_when_extracted_then_any_texts_or_numbers_but_two_alike_will_do(
+        self,
+    ) -> None:
+        def extract(xs: list[Any]) -> list[Any]:
+            return self.extract({"xValues": xs, "series": [[5] * len(xs)]}, x_field="bucket")
+
+        assert extract(["0s-60s", "", 7, 1.5, True]) == [
+            {"bucket": bucket, "value": 5} for bucket in ("0s-60s", "", "7", "1.5", "true")
+        ]
+        assert extract([]) == []
+        for xs, found in (
+            (["a", "a"], "an x value stands twice"),
+            ([7, "7"], "an x value stands twice"),
+            (["a", None], "x value 2 is null"),
+            ([["a"]], "x value 1 is a list"),
+            ([{"a": 1}], "x value 1 is an object"),
+        ):
+            data = {"xValues": xs, "series": [[5] * len(xs)]}
+            self.assert_fails(data, found, x_field="bucket")
 
     def test_given_a_redirect_when_extracted_then_the_days_are_those_first_asked_for(self) -> None:
         body = json.dumps({"data": {"xValues": self.DAYS, "series": [[7, 8]]}}).encode()
@@ -942,65 +1215,39 @@ class TestDashboardSeries:
         assert [record["value"] for record in extractor.extract_records(answer)] == [7, 8]
 
     @pytest.mark.parametrize(
-        ("x_values", "found"),
-        [
-            (..., "data.xValues is missing where a list should be"),
-            (None, "data.xValues is null where a list should be"),
-            ("2024-01-01", "data.xValues is a text where a list should be"),
-            ([], "0 days where 2 were asked for"),
-            (["2024-01-01"], "1 days where 2 were asked for"),
-            ([*DAYS, "2024-01-03"], "3 days where 2 were asked for"),
-            (["2023-12-31", "2024-01-01"], 'day 1 is "2023-12-31" where 2024-01-01 should be'),
-            (["2024-01-02", "2024-01-03"], 'day 1 is "2024-01-02" where 2024-01-01 should be'),
-            (["2024-01-02", "2024-01-01"], 'day 1 is "2024-01-02" where 2024-01-01 should be'),
-            (["2024-01-01"] * 2, 'day 2 is "2024-01-01" where 2024-01-02 should be'),
-            ([20240101, 20240102], "day 1 is 20240101 where 2024-01-01 should be"),
-            (["Jan 1", "Jan 2"], 'day 1 is "Jan 1" where 2024-01-01 should be'),
-            (["2024-01-01", None], "day 2 is null where 2024-01-02 should be"),
-            (
-                ["2024-01-01", "2024-01-02T00:00:00"],
-                'day 2 is "2024-01-02T00:00:00" where 2024-01-02 should be',
-            ),
-        ],
-    )
-    @pytest.mark.parametrize("series", [[[5, 6]], []], ids=["one-series", "no-series"])
-    def test_given_other_days_than_asked_for_when_extracted_then_it_fails_and_says_which(
-        self, x_values: Any, found: str, series: list[Any]
-    ) -> None:
-        data = {"xValues": x_values, "series": series}
-        self.assert_fails({k: v for k, v in data.items() if v is not ...}, True, found)
-
-    @pytest.mark.parametrize(
         ("labels", "found"),
         [
             ({"seriesLabels": "ab"}, "seriesLabels is a text where a list should be"),
             ({"seriesLabels": ""}, "seriesLabels is an empty text where a list should be"),
             ({"seriesLabels": {"a": 1}}, "seriesLabels is an object where a list should be"),
             ({"seriesMeta": "ab"}, "seriesMeta is a text where a list should be"),
-            ({"seriesLabels": ["a", None]}, "label 2 is null"),
-            ({"seriesLabels": ["a", True]}, "label 2 is a boolean"),
-            ({"seriesLabels": ["a", 1.5]}, "label 2 is a number"),
-            ({"seriesLabels": [[], "b"]}, "label 1 is an empty list"),
-            ({"seriesLabels": [["a"], "b"]}, "label 1 is a list"),
-            ({"seriesLabels": [[0, None], "b"]}, "label 1 is a list"),
-            ({"seriesLabels": [["a", "b"], "b"]}, "label 1 is a list"),
-            ({"seriesLabels": [[0, 0, "a"], "b"]}, "label 1 is a list"),
-            ({"seriesMeta": [{"segmentIndex": 0}, {}]}, "label 2 is an empty object"),
-            ({"seriesMeta": [{"segmentIndex": 0}, {"eventIndex": 1}]}, "label 2 is an object"),
-            ({"seriesMeta": [{"segmentIndex": None}] * 2}, "label 1 is an object"),
-            ({"seriesMeta": [{"segmentIndex": True}] * 2}, "label 1 is an object"),
-            ({"seriesLabels": ["x", "x"]}, "2 series but the labels ['x', 'x']"),
-            ({"seriesLabels": [0, "0"]}, "2 series but the labels ['0', '0']"),
-            ({"seriesLabels": ["x"]}, "2 series but the labels ['x']"),
-            ({"seriesLabels": ["x", "y", "z"]}, "2 series but the labels ['x', 'y', 'z']"),
-            ({}, "2 series but the labels []"),
+            ({"seriesLabels": ["a", None]}, "label 2 is null, not the text of a group"),
+            ({"seriesLabels": ["a", True]}, "label 2 is a boolean, not the text of a group"),
+            ({"seriesLabels": [0, "a"]}, "label 1 is a number, not the text of a group"),
+            ({"seriesLabels": [[], "b"]}, "label 1 is an empty list, not the text of a group"),
+            ({"seriesLabels": [[0], "b"]}, "label 1 is a list, not the text of a group"),
+            ({"seriesLabels": [[0, None], "b"]}, "label 1 is a list, not the text of a group"),
+            ({"seriesLabels": [[0, 0, "a"], "b"]}, "label 1 is a list, not the text of a group"),
+            ({"seriesLabels": [["a", 0], "b"]}, "label 1 is a list, not the text of a group"),
+            ({"seriesMeta": [{"segmentIndex": 0}] * 2}, "label 1 is an object, not the text of a "),
+            ({"seriesLabels": ["x", "x"]}, "2 series, two of which have the same label"),
+            (
+                {"seriesLabels": [["x", "y"], "x; y"]},
+                "2 series, two of which have the same label",
+            ),
+            ({"seriesLabels": ["x"]}, "2 series but 1 seriesLabels"),
+            ({"seriesMeta": ["x", "y", "z"]}, "2 series but 3 seriesMeta"),
+            ({}, "2 series but no labels"),
         ],
     )
-    def test_given_labels_that_name_nothing_when_extracted_then_it_fails_and_says_which(
+    def test_given_groups_that_are_not_named_when_extracted_then_it_fails_and_says_which(
         self, labels: dict[str, Any], found: str
     ) -> None:
         data = {"xValues": self.DAYS, "series": [[5, 6], [7, 8]], **labels}
-        self.assert_fails(data, True, found)
+        with pytest.raises(AirbyteTracedException) as failure:
+            self.extract(data, "&g=country", labelled=True)
+        begin, _, _ = unreadable("/api/2/users for 20240101 to 20240102", found).partition(". No")
+        assert told(failure).startswith(begin)
 
     @pytest.mark.parametrize(
         ("series", "found"),
@@ -1018,179 +1265,167 @@ class TestDashboardSeries:
             ([[5, True]], "value 2 of series 1 is a boolean"),
             ([[5, float("nan")]], "value 2 of series 1 is null"),
             ([[{"value": 5}, 6]], "value 1 of series 1 is an object"),
+            ([[5, 6], [7, 8]], "2 series, two of which have the same label"),
+            ([[5, 6], [None, None]], "2 series, two of which have the same label"),
         ],
+        ids=str,
     )
-    @pytest.mark.parametrize("labelled", [True, False])
     def test_given_series_that_are_none_when_extracted_then_it_fails_and_says_where(
-        self, series: Any, found: str, labelled: bool
+        self, series: Any, found: str
     ) -> None:
         data = {"xValues": self.DAYS, "series": series}
-        self.assert_fails({k: v for k, v in data.items() if v is not ...}, labelled, found)
+        self.assert_fails({k: v for k, v in data.items() if v is not ...}, found)
 
-    @pytest.mark.parametrize(
-        ("series", "found"),
-        [
-            ([], "0 series but the labels ['(all)']"),
-            ([[5, 6], [7, 8]], "2 series but the labels ['(all)']"),
-        ],
-    )
-    def test_given_not_one_series_where_one_value_is_wanted_when_extracted_then_it_fails(
-        self, series: list[Any], found: str
+    @pytest.mark.parametrize("xs", [{}, {"xValues": None}, {"xValues": []}], ids=str)
+    def test_given_numbers_without_days_when_extracted_then_it_fails(
+        self, xs: dict[str, Any]
     ) -> None:
-        self.assert_fails({"xValues": self.DAYS, "series": series}, False, found)
+        self.assert_fails({"series": [[5, 6]], **xs}, "0 x values but 2 values in series 1")
 
-    @pytest.mark.parametrize("data", [None, [], [[5, 6]], {}, "text", 5])
+    @pytest.mark.parametrize("data", [None, [], [[5, 6]], {}, "text", 5], ids=str)
     def test_given_no_data_at_all_when_extracted_then_it_fails(self, data: Any) -> None:
-        self.assert_fails(data, True, "data.xValues is missing where a list should be")
-
-    def assert_fails(self, data: Any, labelled: bool, found: str) -> None:
-        with pytest.raises(AirbyteTracedException) as failure:
-            self.extract({"data": data}, labelled)
-        message = unreadable("/api/2/users for 20240101 to 20240102", found)
-        assert failure.value.message == failure.value.internal_message == message
-        assert failure.value.failure_type is FailureType.system_error
-
-    def test_given_very_many_labels_when_they_do_not_pair_then_the_message_stays_short(
-        self,
-    ) -> None:
-        data = {"xValues": self.DAYS, "series": [[5, 6]], "seriesLabels": ["x" * 100] * 100}
-        with pytest.raises(AirbyteTracedException) as failure:
-            self.extract({"data": data})
-        assert len(failure.value.message or "") < 600
+        self.assert_fails(data, "data.series is missing where a list should be")
 
 
 def retained(*counts: int) -> list[dict[str, Any]]:
-    return [{"count": n, "outof": 9, "incomplete": n == counts[-1]} for n in counts]
+    """Cells as recorded: the size, day 0, day 1 and so on, the last two being unfinished."""
+    last = len(counts) - 2
+    ids = {"retainedSetId": None, "dropoffSetId": None}
+    return [
+        {"count": users, "outof": 9, "incomplete": number >= last, **ids}
+        for number, users in enumerate(counts)
+    ]
 
 
-class TestCohortSeries:
-    """All answers are to the window of the last day of 2023 and the first two of 2024."""
+def earned(*revenue: float, **more: Any) -> dict[str, Any]:
+    """Cells as recorded: of all days up to the 180th, those to come being 0."""
+    revenues = {f"r{n}d": revenue[n - 1] if n <= len(revenue) else 0 for n in range(1, 181)}
+    new = {"r1new": 1.5, "r7new": 0, "r180new": 0, "rtotal": 9, "rtotalnew": 9}
+    return {**revenues, **new, "paid": 1, "count": 3, "total_amount": 4, **more}
+
+
+class TestCohorts:
+    """Of retention and lifetime value alike; all answers are to the window of 2023-12-31 to
+    2024-01-02, and it is noon of 2024-01-03 in UTC."""
+
+    @pytest.fixture(autouse=True)
+    def _frozen_time(self) -> Iterator[None]:
+        with freezegun.freeze_time("2024-01-03T12:00:00Z"):
+            yield
 
     @staticmethod
-    def extract(answered: Any) -> list[Any]:
-        answer = response(
-            json.dumps(answered).encode(),
-            url="https://amplitude.com/api/2/retention?start=20231231&end=20240102",
-        )
-        return list(CohortSeriesExtractor().extract_records(answer))
+    def answer(series: Any, path: str = "retention", query: str = "") -> requests.Response:
+        window = "start=20231231&end=20240102"
+        url = f"https://amplitude.com/api/2/{path}?{window}{query}"
+        return response(json.dumps({"data": {"series": series}}).encode(), url=url)
 
-    def test_given_retention_when_extracted_then_the_first_cell_is_the_cohorts_size_only(
+    def retention(self, values: Any, query: str = "") -> list[Any]:
+        answer = self.answer([{"values": values}], query=query)
+        return list(RetentionExtractor().extract_records(answer))
+
+    def revenue(self, values: Any) -> list[Any]:
+        answer = self.answer([{"values": values}], "revenue/ltv")
+        return list(LifetimeValueExtractor().extract_records(answer))
+
+    def assert_fails(self, series: Any, found: str, path: str = "retention") -> None:
+        extractor = {"retention": RetentionExtractor, "revenue/ltv": LifetimeValueExtractor}[path]()
+        with pytest.raises(AirbyteTracedException) as failure:
+            extractor.extract_records(self.answer(series, path))
+        assert told(failure) == unreadable(f"/api/2/{path} for 20231231 to 20240102", found)
+
+    @pytest.mark.parametrize(
+        ("query", "last"),
+        [("", 30), ("&rb=[[0,1],[1,7],[7,30]]", 2)],
+        ids=["days", "brackets"],
+    )
+    def test_given_cells_up_to_today_when_extracted_then_those_read_again_later_are_records(
+        self, query: str, last: int
+    ) -> None:
+        found = self.retention({"2024-01-01": retained(*range(100))}, query)
+        expected = [(number, number + 1) for number in range(last + 1)]
+        assert [(r["day_number"], r["users"]) for r in found] == expected
+
+    def test_given_cells_without_what_is_not_needed_when_extracted_then_they_are_read(
         self,
     ) -> None:
-        values = {"Jan 1": retained(9, 8, 5), "Dec 31": retained(9)}
-        series = [{"dates": ["Jan 1", "Dec 31"], "values": values, "combined": [{}]}]
-        assert self.extract({"data": {"series": series, "seriesMeta": [{}]}}) == [
+        cells: list[Any] = [
+            None,
+            {"count": 5, "outof": 9},
+            {"count": None},
+            {"count": 4, "incomplete": 1},
+        ]
+        assert self.retention({"Jan 1": cells}) == [
             {
                 "cohort_date": "2024-01-01",
                 "day_number": number,
                 "users": users,
-                "cohort_size": 9,
-                "is_complete": is_complete,
+                "cohort_size": size,
+                "is_complete": None,
             }
-            for number, users, is_complete in ((0, 8, True), (1, 5, False))
+            for number, users, size in ((0, 5, 9), (2, 4, None))
         ]
 
-    def test_given_revenue_when_extracted_then_only_keys_of_days_are_rows(self) -> None:
-        cells = {"r1d": 1.5, "r10d": 2, "count": 3, "paid": 1, "total_amount": 4, "r": 0, "r1": 0}
-        series = [{"dates": ["2024-01-02"], "values": {"2024-01-02": {**cells, "xr1d": 0}}}]
-        assert self.extract({"data": {"series": series}}) == [
-            {
-                "cohort_date": "2024-01-02",
-                "day_number": number,
-                "revenue": revenue,
-                "users": 3,
-                "paying_users": 1,
-                "total_amount": 4,
-            }
-            for number, revenue in ((1, 1.5), (10, 2))
-        ]
-
-    @pytest.mark.parametrize("name", ["Jan 1", "Jan 01", "2024-01-01"])
+    @pytest.mark.parametrize("name", ["Jan 1", "Jan 01", "Jan 01, 2024", "2024-01-01"])
     def test_given_a_date_in_any_form_when_extracted_then_it_is_that_day(self, name: str) -> None:
-        series = [{"dates": [name], "values": {name: retained(9, 8)}}]
-        assert [r["cohort_date"] for r in self.extract({"data": {"series": series}})] == [
-            "2024-01-01"
-        ]
+        found = [*self.retention({name: retained(9, 8)}), *self.revenue({name: earned(5)})]
+        assert {record["cohort_date"] for record in found} == {"2024-01-01"}
 
-    @pytest.mark.parametrize("series", [[], [{"dates": [], "values": {}}]])
+    @pytest.mark.parametrize("extractor", [RetentionExtractor, LifetimeValueExtractor])
+    @pytest.mark.parametrize("series", [[], [{"dates": [], "values": {}}], [{"values": {}}]])
     def test_given_no_cohorts_when_extracted_then_there_are_no_records(
-        self, series: list[Any]
+        self, series: list[Any], extractor: type[RetentionExtractor]
     ) -> None:
-        assert self.extract({"data": {"series": series}}) == []
+        assert list(extractor().extract_records(self.answer(series))) == []
 
+    @pytest.mark.parametrize("path", ["retention", "revenue/ltv"])
     @pytest.mark.parametrize(
         ("series", "found"),
         [
             (None, "data.series is null where a list should be"),
-            ([{"dates": [], "values": {}}] * 2, "2 series where one was asked for"),
-            ([[]], "dates is missing where a list should be"),
-            ([{"values": {}}], "dates is missing where a list should be"),
-            ([{"dates": "Jan 1", "values": {}}], "dates is a text where a list should be"),
-            ([{"dates": []}], "values are not those of its dates"),
-            ([{"dates": [], "values": []}], "values are not those of its dates"),
-            ([{"dates": ["Jan 1"], "values": {}}], "values are not those of its dates"),
-            ([{"dates": [], "values": {"Jan 1": []}}], "values are not those of its dates"),
+            ([{"values": {}}] * 2, "2 series where one was asked for"),
+            ([[]], "values is missing where an object should be"),
+            ([{"dates": []}], "values is missing where an object should be"),
+            ([{"values": []}], "values is an empty list where an object should be"),
+            ([{"values": {"Jan 3": []}}], '"Jan 3" was not asked for'),
+            ([{"values": {"Feb 30": []}}], '"Feb 30" was not asked for'),
+            ([{"values": {"Jan 1, 2023": []}}], '"Jan 1, 2023" was not asked for'),
+            ([{"values": {"Jan 1": [], "Jan 01": []}}], "a date stands twice"),
             (
-                [{"dates": ["Jan 1", "Jan 1"], "values": {"Jan 1": []}}],
-                "values are not those of its dates",
+                [{"dates": ["Jan 2", "Jan 1"], "values": {}}],
+                "2 dates have no values: 2024-01-01",
             ),
-            (
-                [{"dates": [None, "Jan 1"], "values": {"Jan 1": [], "Jan 2": []}}],
-                "values are not those of its dates",
-            ),
-            ([{"dates": ["Jan 3"], "values": {"Jan 3": []}}], '"Jan 3" was not asked for'),
-            (
-                [{"dates": ["Jan 1", "Jan 01"], "values": {"Jan 1": [], "Jan 01": []}}],
-                "a date stands twice",
-            ),
-            ([{"dates": ["Feb 29"], "values": {"Feb 29": []}}], '"Feb 29" was not asked for'),
         ],
+        ids=str,
     )
     def test_given_series_of_another_form_when_extracted_then_it_fails_and_says_which(
-        self, series: Any, found: str
+        self, series: Any, found: str, path: str
     ) -> None:
-        self.assert_fails(series, found)
+        self.assert_fails(series, found, path)
 
     @pytest.mark.parametrize(
-        ("cells", "reason"),
+        ("path", "cells", "found"),
         [
-            (None, "AttributeError"),
-            ("text", "AttributeError"),
-            ([None, None], "TypeError"),
-            ([{}, {"count": 1, "outof": 1}], "KeyError"),
-            ([{}, 5], "TypeError"),
-            ({"r1d": 5, "count": 1, "paid": 1}, "KeyError"),
-            ([{}, {"count": 1, "outof": 1, "incomplete": "false"}], "KeyError"),
+            ("retention", None, "the cohort of Jan 1 is null where a list should be"),
+            ("retention", {"r1d": 5}, "the cohort of Jan 1 is an object where a list should be"),
+            ("retention", [], "the cohort of Jan 1 has 0 cells"),
+            ("retention", retained(9), "the cohort of Jan 1 has 1 cells"),
+            ("retention", [{}, 5], "cell 1 of the cohort of Jan 1 is a number"),
+            ("retention", [{}, {"count": "1"}], "count of the cohort of Jan 1 is a text"),
+            ("retention", [{}, {"count": True}], "count of the cohort of Jan 1 is a boolean"),
+            ("retention", [{}, {"outof": []}], "outof of the cohort of Jan 1 is an empty list"),
+            ("revenue/ltv", None, "the cohort of Jan 1 has no r1d"),
+            ("revenue/ltv", [5], "the cohort of Jan 1 has no r1d"),
+            ("revenue/ltv", {"count": 3, "r1": 5}, "the cohort of Jan 1 has no r1d"),
+            ("revenue/ltv", earned(r1d="5"), "r1d of the cohort of Jan 1 is a text"),
+            ("revenue/ltv", earned(r90d={}), "r90d of the cohort of Jan 1 is an empty object"),
+            ("revenue/ltv", earned(paid=True), "paid of the cohort of Jan 1 is a boolean"),
         ],
     )
     def test_given_cells_of_another_form_when_extracted_then_their_cohort_is_named(
-        self, cells: Any, reason: str
+        self, path: str, cells: Any, found: str
     ) -> None:
-        series = [
-            {"dates": ["Jan 2", "Jan 1"], "values": {"Jan 2": retained(9, 9), "Jan 1": cells}}
-        ]
-        self.assert_fails(series, f"the cohort of Jan 1 is of another form ({reason}: ")
-
-    @pytest.mark.parametrize(
-        "cells",
-        [
-            [{}, {"count": "1", "outof": 1, "incomplete": False}],
-            {"r1d": None, "count": 1, "paid": 1, "total_amount": 1},
-        ],
-    )
-    def test_given_cells_that_are_no_numbers_when_extracted_then_their_cohort_is_named(
-        self, cells: Any
-    ) -> None:
-        series = [{"dates": ["Jan 1"], "values": {"Jan 1": cells}}]
-        self.assert_fails(series, "the cohort of Jan 1 holds no numbers")
-
-    def assert_fails(self, series: Any, found: str) -> None:
-        with pytest.raises(AirbyteTracedException) as failure:
-            self.extract({"data": {"series": series}})
-        begin, end = unreadable("/api/2/retention for 20231231 to 20240102", "|").split("|")
-        assert failure.value.message
-        assert failure.value.message.startswith(begin + found)
-        assert failure.value.message.endswith(end)
+        sound = {"retention": retained(9, 9), "revenue/ltv": earned(1)}[path]
+        self.assert_fails([{"values": {"Jan 2": sound, "Jan 1": cells}}], found, path)
 
 
 class TestList:
@@ -1232,7 +1467,7 @@ class TestList:
         extractor = ListExtractor(parameters={"needed": "value"})
         with pytest.raises(AirbyteTracedException) as failure:
             extractor.extract_records(response(body, url="https://amplitude.com/api/2/events/list"))
-        assert failure.value.message == unreadable("/api/2/events/list", "element 2 has no value")
+        assert told(failure) == unreadable("/api/2/events/list", "element 2 has no value")
 
     def test_given_a_bare_list_when_extracted_then_it_is_the_answer_itself(self) -> None:
         def extract(body: bytes) -> list[Any]:
@@ -1328,8 +1563,8 @@ class TestList:
         extractor = ListExtractor(parameters={"list_path": ["found", "cohorts"]})
         with pytest.raises(AirbyteTracedException) as failure:
             next(iter(extractor.extract_records(answer)))
-        message = unreadable("/api/3/cohorts", found)
-        assert failure.value.message == failure.value.internal_message == message
+        assert told(failure) == unreadable("/api/3/cohorts", found)
+        assert failure.value.internal_message == failure.value.message
         assert failure.value.failure_type is FailureType.system_error
 
 

@@ -104,7 +104,10 @@ class TestQuietHours:
         with Sandbox(Project(first_hour=first_hour(), empty_hours=empty)) as sandbox:
             run = Connector(tmp_path, sandbox, request_time_range=2).read("events")
             assert by("uuid", run.records("events")) == all_events(sandbox)
-            assert "no events (Raw data files were not found. HTTP 404)" in run.output
+            assert (
+                "no events (HTTP 404: Unspecified Error: Raw data files were not found.)"
+                in run.output
+            )
 
     def test_given_a_month_without_data_when_read_twice_then_all_around_it_arrives_and_stays(
         self, tmp_path: Path

@@ -239,6 +239,19 @@ class TestHash:
         for form in (salt, json.dumps(salt), repr(salt), "pepper%2B%22of%27our%2Fown%5C2026"):
             assert "own" not in filter_secrets(f"it is {form}"), form
 
+    def test_given_a_list_that_arrives_as_a_text_when_hashed_then_it_is_the_hash_of_the_text(
+        self,
+    ) -> None:
+        name = "amplitude_attribution_ids"
+        fields = {"hash_properties": [name], "hash_salt": SALT}
+        sent = body({name: ["c37ee0"]}, {name: "c37ee0"}, {name: None, "n": 1})
+        hashed = "50ed66c67b262bfd16dded245e22f44640baeb2679e74928d35b77c342b806fc"
+        for kind in (ExportArchiveExtractor, BatchingExtractor):
+            extractor = kind(FIELDS, "server_upload_time", fields, [name])
+            extracted = list(extractor.extract_records(response(sent)))
+            events = events_in(extracted) if kind is BatchingExtractor else extracted
+            assert [event.get(name) for event in events] == [hashed, hashed, None]
+
     def test_the_docs_show_the_hash_of_their_example(self) -> None:
         docs = (Path(__file__).parents[1] / "docs" / "amplitude.md").read_text()
         for part in (SALT, ADA, HASH_OF_ADA):

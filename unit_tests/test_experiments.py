@@ -185,31 +185,44 @@ class TestAll:
         assert numbers(output) == {"annotations": [], **{stream: [7] for stream in LISTS}}
         assert {record["project_name"] for record in records(output)} == {"Shop"}
 
-    @pytest.mark.parametrize("end", [{}, {"nextCursor": None}, {"nextCursor": ""}], ids=str)
+    @pytest.mark.parametrize(
+        ("cursors", "end"),
+        [
+            ((1000, "2000", 3000), {}),
+            (("26397", "1e10", "007"), {"nextCursor": None}),
+            (("None", "{{ 1 }}", "a+/=& 'b'"), {"nextCursor": ""}),
+        ],
+        ids=["documented", "recorded", "of any characters"],
+    )
     def test_given_pages_when_read_then_each_leads_to_the_next_until_there_is_none(
-        self, end: dict[str, Any]
+        self, cursors: tuple[object, object, object], end: dict[str, Any]
     ) -> None:
         def answers(http: HttpMocker, stream: str) -> None:
             five, four, three, two = (element(stream, n) for n in (5, 4, 3, 2))
-            get(http, stream, listed(stream, five, four, nextCursor=1000))
+            first, second, third = cursors
+            get(http, stream, listed(stream, five, four, nextCursor=first))
             # A page without an element is no end.
-            get(http, stream, listed(stream, nextCursor="2000"), cursor="1000")
-            get(http, stream, listed(stream, three, nextCursor=3000), cursor="2000")
-            get(http, stream, listed(stream, two, **end), cursor="3000")
+            get(http, stream, listed(stream, nextCursor=second), cursor=str(first))
+            get(http, stream, listed(stream, three, nextCursor=third), cursor=str(second))
+            get(http, stream, listed(stream, two, **end), cursor=str(third))
 
-        assert numbers(read_all(answers)) == {
+        output = read_all(answers)
+        assert numbers(output) == {
             "annotations": [9],
             **{stream: [5, 4, 3, 2] for stream in LISTS},
         }
+        assert output.errors == []
 
-    @pytest.mark.parametrize("following", [1000, "1000"])
+    @pytest.mark.parametrize(
+        ("cursor", "following"), [("1000", 1000), ("1000", "1000"), ("1e10", "1e10")]
+    )
     def test_given_a_page_that_names_itself_as_the_next_when_read_then_it_fails(
-        self, following: object
+        self, cursor: str, following: object
     ) -> None:
         def answers(http: HttpMocker, stream: str) -> None:
-            get(http, stream, listed(stream, element(stream, 1), nextCursor=1000))
+            get(http, stream, listed(stream, element(stream, 1), nextCursor=cursor))
             again = listed(stream, element(stream, 2), nextCursor=following)
-            get(http, stream, again, cursor="1000")
+            get(http, stream, again, cursor=cursor)
 
         output = read_all(answers, ExpectedOutcome.EXPECT_EXCEPTION)
         found = errors(output)
@@ -310,6 +323,47 @@ class TestIds:
                 get(http, stream, listed(stream, {**fields, **untouched}))
                 assert records(full(stream)) == [{**expected[stream], **untouched}]
 
+    def test_given_what_was_recorded_of_experiments_and_flags_when_read_then_it_arrives_as_it_is(
+        self,
+    ) -> None:
+        """Those of 2024 said neither who made them nor when."""
+        experiment = {
+            "id": "21190",
+            "projectId": "187520",
+            "key": "new-player",
+            "name": "New player",
+            "description": "Lyrics\nbeside the player.\r\n\n- 50:50",
+            "enabled": True,
+            "evaluationMode": "remote",
+            "deployments": ["7001"],
+            "bucketingKey": "amplitude_id",
+            "startDate": "2024-02-13",
+            "endDate": None,
+            "variants": [{"key": "on", "name": "", "payload": {}, "rolloutWeight": 1}],
+            "rolloutWeights": {},
+            "stickyBucketing": False,
+            "decision": None,
+            "rolledOutVariant": None,
+        }
+        made = {
+            "createdAt": "2026-02-20T23:49:54.927Z",
+            "createdBy": "dev@shop.example",
+            "lastModifiedAt": "2026-02-20T23:49:54.927Z",
+            "lastModifiedBy": "dev@shop.example",
+        }
+        flag = {**experiment, **made, "id": "21191", "rolloutWeights": {"on": 1}}
+        for stream in ("experiments", "flags"):
+            with HttpMocker() as http:
+                page = listed(stream, experiment, nextCursor="26397")
+                get(http, stream, page)
+                get(http, stream, listed(stream, flag, nextCursor=None), cursor="26397")
+                output = full(stream)
+            assert records(output) == [
+                {name: value for name, value in sent.items() if value is not None}
+                for sent in (experiment, flag)
+            ]
+            assert output.errors == []
+
     def test_given_no_ids_or_others_when_read_then_they_stay_as_they_are(self) -> None:
         slots = ["x", {"experiments": 5}]
         sent: dict[str, Any] = {"id": "a", "deployments": None, "slots": slots, "createdBy": {}}
@@ -361,6 +415,18 @@ class TestFlagVersions:
             output = full("flag_versions")
         assert [(r["flag_id"], r["flag_key"]) for r in records(output)] == [(t, t) for t in texts]
 
+    def test_given_a_flag_without_a_key_when_read_then_it_is_read_all_the_same(self) -> None:
+        without: dict[str, Any] = {**version(1), "flagConfig": {"id": "21190"}}
+        with HttpMocker() as http:
+            page = listed("flag_versions", without, version(2, key=None))
+            get(http, "flag_versions", page)
+            output = full("flag_versions")
+        assert [(r["version"], r["flag_id"], r.get("flag_key")) for r in records(output)] == [
+            (1, "21190", None),
+            (2, "21190", None),
+        ]
+        assert output.errors == []
+
     @pytest.mark.parametrize(
         ("wrong", "missing"),
         [
@@ -368,9 +434,8 @@ class TestFlagVersions:
             ({"createdAt": "2024-01-03T01:00:00.594Z", "version": 1}, "flagConfig.id"),
             ({**version(1), "flagConfig": "21190"}, "flagConfig.id"),
             (version(1, id=None), "flagConfig.id"),
-            (version(1, key=None), "flagConfig.key"),
         ],
-        ids=["no version", "no flag", "text", "no id", "no key"],
+        ids=["no version", "no flag", "text", "no id"],
     )
     def test_given_a_version_without_its_keys_when_read_then_it_fails(
         self, wrong: dict[str, Any], missing: str

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any
-from urllib.parse import parse_qsl
 
 import pytest
 import requests_mock
@@ -40,15 +39,9 @@ TOO_MANY = HttpResponse("", 429)
 pytestmark = pytest.mark.usefixtures("standing_clock")
 
 
-def get(
-    http: HttpMocker,
-    url: str,
-    params: Mapping[str, str],
-    *answers: HttpResponse,
-    body: str | None = None,
-) -> None:
+def get(http: HttpMocker, url: str, params: Mapping[str, str], *answers: HttpResponse) -> None:
     """An answer for each time that this very request is made."""
-    http.get(HttpRequest(url, params, AUTHORIZATION, body), list(answers))
+    http.get(HttpRequest(url, params, AUTHORIZATION), list(answers))
 
 
 def full(stream: str, **settings: Any) -> EntrypointOutput:
@@ -88,8 +81,10 @@ PLAN = f"{HOST}/api/2/taxonomy"
 # Of each stream: its URL, its parameters and the path of its list.
 LISTS = {
     "annotation_categories": (f"{HOST}/api/3/annotation-categories", {}, "data"),
+    "channel_classifiers": (f"{HOST}/api/2/channel-classifiers", {}, "channelClassifiers"),
     "event_categories": (f"{PLAN}/category", {}, "data"),
     "event_types": (f"{PLAN}/event", DELETED_TOO, "data"),
+    "event_properties": (f"{PLAN}/event-property", {}, "data"),
     "user_properties": (f"{PLAN}/user-property", DELETED_TOO, "data"),
     "group_properties": (f"{PLAN}/group-property", {}, "data"),
     "session_replays": (f"{HOST}/api/1/session-replays", REPLAYED_TODAY, "session_replays"),
@@ -104,26 +99,42 @@ def listed(stream: str, elements: Any) -> HttpResponse:
     return HttpResponse(json.dumps({root_key: elements} if root_key else elements))
 
 
+# All that any of them needs
+ELEMENT = {
+    "id": 1,
+    "name": "007",
+    "category": "007",
+    "event_type": "Sign Up",
+    "event_property": "plan",
+    "group_type": "company",
+    "group_property": "seats",
+    "day": "2024-01-03",
+    "app": 5,
+    "amplitude_ids": [{"amplitude_id": 1}],
+}
+
+
 @pytest.mark.parametrize("stream", LISTS)
 class TestAll:
     def test_given_objects_when_read_then_they_arrive_as_they_are(self, stream: str) -> None:
         url, params, _ = LISTS[stream]
-        element = {"name": "007", "id": 1, "day": "2024-01-03", "app": 5, "unknown": [None, {}]}
-        sent = {**element, "amplitude_ids": [{"amplitude_id": 1}]}
+        sent: dict[str, Any] = {**ELEMENT, "unknown": [None, {}]}
         with HttpMocker() as http:
             get(http, url, params, listed(stream, [sent]))
             output = full(stream, start_date=TODAY)
-        expands = stream == "deleted_users"
-        assert records(output) == [{**element, "amplitude_id": 1} if expands else sent]
+        if stream == "deleted_users":
+            [user] = sent.pop("amplitude_ids")
+            sent |= user
+        assert records(output) == [sent]
+        assert output.errors == []
 
     def test_given_a_project_name_when_read_then_every_record_carries_it_as_it_is(
         self, stream: str
     ) -> None:
         name = "{{ 1 + 1 }} 'x' \\ “Ünïted”"
         url, params, _ = LISTS[stream]
-        sent = {"name": "a", "day": "2024-01-03", "amplitude_ids": [{"amplitude_id": 1}]}
         with HttpMocker() as http:
-            get(http, url, params, listed(stream, [sent, sent]))
+            get(http, url, params, listed(stream, [ELEMENT, ELEMENT]))
             output = full(stream, start_date=TODAY, project_name=name)
         assert [record["project_name"] for record in records(output)] == [name, name]
 
@@ -174,7 +185,10 @@ class TestAll:
 
 
 class TestTrackingPlan:
-    STREAMS = ("event_categories", "event_types", "user_properties", "group_properties")
+    STREAMS = (
+        *("event_categories", "event_types", "event_properties", "user_properties"),
+        "group_properties",
+    )
 
     @pytest.mark.parametrize("stream", STREAMS)
     def test_given_a_plan_without_taxonomy_when_read_then_it_is_named_and_others_go_on(
@@ -210,101 +224,184 @@ class TestTrackingPlan:
             output = full("event_categories", data_region="EU Residency Server")
         assert output.errors == []
 
-    def test_given_event_types_when_their_properties_are_read_then_each_is_named_in_a_form(
+    def test_given_a_project_without_group_properties_when_read_then_amplitudes_words_are_shown(
         self,
     ) -> None:
-        form = {"Content-Type": "application/x-www-form-urlencoded"}
-        shared = {"event_property": "plan", "event_type": None, "classifications": ["PII"]}
-        asked = HttpRequest(
-            f"{PLAN}/event-property", None, {**AUTHORIZATION, **form}, "event_type=Sign+Up"
-        )
+        errors = [{"message": "Account Properties feature is not enabled."}]
+        said = json.dumps({"success": False, "errors": errors})
         with HttpMocker() as http:
-            get(
-                http,
-                f"{PLAN}/event",
-                {},
-                in_plan({"event_type": "Sign Up"}),
-                in_plan({"event_type": "Sign Up"}),
-            )
-            http.get(asked, in_plan({"event_property": "plan"}, {"event_property": "source"}))
-            get(http, f"{PLAN}/event-property", {}, in_plan(shared))
-            output = full("event_properties")
-        assert sorted(map(dict, records(output)), key=str) == sorted(
-            [
-                {"event_property": "plan", "event_type": "Sign Up"},
-                {"event_property": "source", "event_type": "Sign Up"},
-                {**shared, "event_type": ""},
-            ],
-            key=str,
+            get(http, f"{PLAN}/group-property", {}, HttpResponse(said, 400))
+            get(http, f"{HOST}/api/3/annotations", {}, answer([{"id": 1}]))
+            output = failed("group_properties", "annotations")
+        assert [m.record.stream for m in output.records if m.record] == ["annotations"]
+        assert first_error(output)[0].startswith(
+            "Amplitude answered HTTP 400 (Account Properties feature is not enabled.)."
         )
 
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "'quoted'",
-            '"quoted"',
-            "{{ 1 }}",
-            "{'a': 1}",
-            "['a', 'b']",
-            "a&b=c/d+e",
-            "😀 Ünïcode",
-            "007",
-            "1e3",
-            "True",
-            "None",
-            " ",
-        ],
-    )
-    def test_given_a_name_of_any_characters_when_properties_are_read_then_it_arrives_as_it_is(
-        self, name: str
+    def test_given_properties_when_read_then_one_request_brings_them_and_each_has_its_event_type(
+        self,
     ) -> None:
-        with requests_mock.Mocker() as http:
-            http.get(f"{PLAN}/event", text=in_plan({"event_type": name}).body)
-            http.get(f"{PLAN}/event-property", text=in_plan({"event_property": "p"}).body)
-            output = full("event_properties")
-        forms = [
-            request.text
-            for request in http.request_history
-            if request.path.endswith("event-property")
+        plan = {"event_property": "plan", "type": "string", "is_required": False}
+        sent: list[dict[str, Any]] = [
+            {**plan, "event_type": "Sign Up", "classifications": []},
+            {**plan, "event_type": None, "classifications": ["PII"]},
+            {"event_property": "source", "event_type": ""},
+            {"event_property": "seats"},
         ]
-        assert sorted(parse_qsl(form or "") for form in forms) == [[], [("event_type", name)]]
-        assert sorted(record["event_type"] for record in records(output)) == ["", name]
-
-    def test_given_one_event_type_that_fails_when_properties_are_read_then_the_others_arrive(
-        self,
-    ) -> None:
         with requests_mock.Mocker() as http:
-            http.get(f"{PLAN}/event", text=in_plan({"event_type": "a"}, {"event_type": "b"}).body)
-            url = f"{PLAN}/event-property"
-            http.get(url, text=in_plan({"event_property": "p"}).body)
-            http.get(
-                url,
-                status_code=400,
-                text='{"success": false, "errors": [{"message": "Unknown"}]}',
-                additional_matcher=lambda request: request.text == "event_type=a",
-            )
-            output = failed("event_properties")
-        assert sorted(record["event_type"] for record in records(output)) == ["", "b"]
-        assert first_error(output)[0].startswith("Amplitude answered HTTP 400 (Unknown).")
+            http.get(f"{PLAN}/event-property", text=in_plan(*sent).body)
+            output = full("event_properties")
+        [asked] = http.request_history
+        assert (asked.url, asked.text) == (f"{PLAN}/event-property", None)
+        assert records(output) == [
+            sent[0],
+            {**sent[1], "event_type": ""},
+            sent[2],
+            {"event_property": "seats", "event_type": ""},
+        ]
+        assert output.errors == []
 
-    def test_given_no_event_types_when_properties_are_read_then_the_shared_ones_still_arrive(
+    def test_given_names_of_any_characters_when_read_then_they_arrive_as_they_are(self) -> None:
+        names = [
+            *("'quoted'", '"quoted"', "{{ 1 }}", "{'a': 1}", "['a', 'b']", "a&b=c/d+e"),
+            *("😀 Ünïcode", "007", "1e3", "True", "None", " "),
+        ]
+        sent = [{"event_type": name, "event_property": name} for name in names]
+        of_groups = [{"group_type": name, "group_property": name} for name in names]
+        with HttpMocker() as http:
+            get(http, f"{PLAN}/event-property", {}, in_plan(*sent))
+            get(http, f"{PLAN}/group-property", {}, in_plan(*of_groups))
+            found = records(full("event_properties")), records(full("group_properties"))
+        assert found == (sent, of_groups)
+
+    def test_given_group_properties_of_no_type_when_read_then_it_is_empty(self) -> None:
+        seats = {"group_property": "seats", "description": "of a company"}
+        with HttpMocker() as http:
+            page = in_plan({**seats, "group_type": None}, seats, {**seats, "group_type": "org"})
+            get(http, f"{PLAN}/group-property", {}, page)
+            output = full("group_properties")
+        assert records(output) == [{**seats, "group_type": each} for each in ("", "", "org")]
+        assert output.errors == []
+
+    @pytest.mark.parametrize("name", ["event_property", "group_property"])
+    @pytest.mark.parametrize("missing", [{}, None])
+    def test_given_a_property_without_a_name_when_read_then_it_fails(
+        self, name: str, missing: object
+    ) -> None:
+        path, stream = name.replace("_", "-"), name.replace("y", "ies")
+        nameless = {"type": "string"} if missing == {} else {name: None}
+        with HttpMocker() as http:
+            get(http, f"{PLAN}/{path}", {}, in_plan({name: "plan"}, nameless))
+            output = failed(stream)
+        assert records(output) == []
+        assert f"element 2 has no {name}." in first_error(output)[0]
+
+
+class TestProjectLists:
+    def test_given_categories_in_either_form_when_read_then_they_have_the_name_in_both_fields(
         self,
     ) -> None:
+        names = ["Uncategorized", "{{ 1 }}", "007", "'q'"]
+        sent: list[dict[str, Any]] = [
+            *({"id": n, "category": name} for n, name in enumerate(names)),
+            {"id": 10, "name": "Releases"},
+            {"id": 11, "name": "Releases", "category": None},
+            {"id": 12, "name": "new", "category": "old"},
+            {"id": 13},
+        ]
+        expected: list[dict[str, Any]] = [
+            *({"id": n, "category": name, "name": name} for n, name in enumerate(names)),
+            {"id": 10, "category": "Releases", "name": "Releases"},
+            {"id": 11, "category": "Releases", "name": "Releases"},
+            {"id": 12, "name": "new", "category": "old"},
+            {"id": 13},
+        ]
         with HttpMocker() as http:
-            get(http, f"{PLAN}/event", {}, in_plan(), in_plan())
-            get(http, f"{PLAN}/event-property", {}, in_plan({"event_property": "p"}))
-            output = full("event_properties")
-        assert records(output) == [{"event_property": "p", "event_type": ""}]
+            get(http, f"{HOST}/api/3/annotation-categories", {}, answer(sent))
+            notes = [{"id": n, "category": each} for n, each in enumerate(sent)]
+            others: list[dict[str, Any]] = [{"id": 98, "category": "Releases"}, {"id": 99}]
+            get(http, f"{HOST}/api/3/annotations", {}, answer([*notes, *others]))
+            categories, annotations = full("annotation_categories"), full("annotations")
+        assert records(categories) == expected
+        found = [{"id": n, "category": each} for n, each in enumerate(expected)]
+        assert records(annotations) == [*found, *others]
+        assert categories.errors == annotations.errors == []
 
-    def test_given_a_parent_that_fails_for_a_while_when_properties_are_read_then_it_is_asked_again(
-        self,
-    ) -> None:
-        page = HttpResponse("<html>Please wait</html>")
+    def test_given_an_annotation_as_recorded_when_read_then_it_is_complete(self) -> None:
+        sent = {
+            "id": 7,
+            "label": "Release",
+            "details": None,
+            "start": "2026-06-16T07:00:00+00:00",
+            "end": None,
+            "category": {"id": 1, "category": "Uncategorized"},
+            "chart_id": None,
+        }
         with HttpMocker() as http:
-            get(http, f"{PLAN}/event", {}, page, TOO_MANY, in_plan(), page, in_plan())
-            get(http, f"{PLAN}/event-property", {}, in_plan({"event_property": "p"}))
-            output = full("event_properties")
-        assert len(records(output)) == 1
+            get(http, f"{HOST}/api/3/annotations", {}, answer([sent]))
+            output = full("annotations")
+        assert records(output) == [
+            {
+                "id": 7,
+                "label": "Release",
+                "start": "2026-06-16T07:00:00+00:00",
+                "date": "2026-06-16",
+                "category": {"id": 1, "category": "Uncategorized", "name": "Uncategorized"},
+            }
+        ]
+
+    def test_given_cohorts_as_recorded_when_read_then_no_field_is_lost(self) -> None:
+        of_users: dict[str, Any] = {
+            "id": "26umsb5",
+            "appId": 187520,
+            "name": "Recent buyers",
+            "size": 111,
+            "archived": False,
+            "definition": {"version": 3, "countGroup": {"name": "User", "is_computed": False}},
+            "lastComputed": 1704193200,
+            "cohort_output_type": "UNIQUES",
+            "is_generated_content": False,
+        }
+        nulls = {"per_app_metadata": None, "cohort_definition_type": None}
+        # The list has those of groups as well.
+        of_groups = {**of_users, "id": "9zzz", "definition": {"countGroup": {"name": "company"}}}
+        filled = {"per_app_metadata": {"187520": {}}, "cohort_definition_type": "behavioral"}
+        with HttpMocker() as http:
+            page = answer([{**of_users, **nulls}, {**of_groups, **filled}], "cohorts")
+            get(http, f"{HOST}/api/3/cohorts", {"includeSyncInfo": "true"}, page)
+            output = full("cohorts")
+        assert records(output) == [of_users, {**of_groups, **filled}]
+        assert output.errors == []
+
+    @pytest.mark.parametrize("approved", [None, True, False])
+    def test_given_event_types_when_read_then_what_was_let_out_of_the_waiting_room_is_kept(
+        self, approved: bool | None
+    ) -> None:
+        event_type = {"id": 1234567, "name": "Add Friends", "totals": 193167}
+        with HttpMocker() as http:
+            page = answer([{**event_type, "waitroom_approved": approved}])
+            get(http, f"{HOST}/api/2/events/list", {}, page)
+            output = full("events_list")
+        kept = {} if approved is None else {"waitroom_approved": approved}
+        assert records(output) == [{**event_type, **kept}]
+
+    def test_given_channel_classifiers_when_read_then_each_is_a_record(self) -> None:
+        sent = {
+            "id": "368",
+            "name": "default",
+            "displayName": "Default Channel Classifier",
+            "description": "Channels, as of May\nand later",
+            "csvText": 'Channel,utm_source\nPaid,"google, bing"\n',
+            "csvDefinition": {"rows": [{"channel": "Paid"}]},
+            "lastModified": "2026-05-10T18:09:22.275499",
+        }
+        least: dict[str, Any] = {"id": "007", "description": None, "csvDefinition": {}}
+        with HttpMocker() as http:
+            page = answer([sent, least], "channelClassifiers")
+            get(http, f"{HOST}/api/2/channel-classifiers", {}, page)
+            output = full("channel_classifiers")
+        assert records(output) == [sent, {"id": "007", "csvDefinition": {}}]
+        assert output.errors == []
 
 
 def replay(number: int, start: str = "2024-01-03T01:00:00Z") -> dict[str, Any]:
@@ -401,6 +498,34 @@ class TestSessionReplays:
             "2024-01-03T11:00:00Z",
             "2024-01-03T02:00:00Z",
         ]
+        assert final_state(second) == {"start_time": "2024-01-03T11:30:00Z"}
+
+    def test_given_times_without_a_zone_when_read_then_they_are_utc_and_the_next_sync_goes_on(
+        self,
+    ) -> None:
+        written = [
+            ("2024-01-03T07:53:10", "2024-01-03T07:53:10Z"),
+            ("2024-01-03T08:00:00.25", "2024-01-03T08:00:00.25Z"),
+            ("2024-01-03T10:30:00.999999", "2024-01-03T10:30:00.999999Z"),
+            ("2024-01-03 09:00:00", "2024-01-03T09:00:00Z"),
+            ("2024-01-03T06:00:00Z", "2024-01-03T06:00:00Z"),
+        ]
+        sent = [{**replay(n, at), "end_time": at} for n, (at, _) in enumerate(written)]
+        settings = config(start_date=TODAY)
+        with HttpMocker() as http:
+            get(http, self.URL, REPLAYED_TODAY, replays(*sent))
+            first = read_stream("session_replays", settings)
+        assert records(first) == [
+            {**replay(n, at), "end_time": at} for n, (_, at) in enumerate(written)
+        ]
+        assert first.errors == []
+        assert final_state(first) == {"start_time": "2024-01-03T10:30:00Z"}
+        settings = config(start_date="2024-01-01T00:00:00Z")
+        again = {**REPLAYED_TODAY, "start_time": "2024-01-02T10:30:01Z"}
+        with HttpMocker() as http:
+            get(http, self.URL, again, replays(replay(9, "2024-01-03T11:30:00.5")))
+            second = read_stream("session_replays", settings, final_state(first))
+        assert records(second) == [replay(9, "2024-01-03T11:30:00.5Z")]
         assert final_state(second) == {"start_time": "2024-01-03T11:30:00Z"}
 
     @pytest.mark.parametrize(
@@ -702,30 +827,35 @@ class TestDeletions:
     URL = f"{HOST}/api/2/deletions/users"
     WINDOW = {"start_day": "2024-01-01", "end_day": "2024-02-02"}  # noqa: RUF012
 
-    def test_given_jobs_when_read_then_the_project_is_0_where_none_is_named(self) -> None:
-        jobs = [
-            job("2024-01-02", 1, 2),
-            job("2024-02-01", 3, app=None, active_scrub_done_date="2024-02-03"),
-            job("2024-02-01", 3, app=187520),
-            job("2024-02-02", app=0),
+    def test_given_jobs_when_read_then_the_project_is_a_number_and_0_where_none_is_named(
+        self,
+    ) -> None:
+        apps: list[Any] = [
+            {"app": "829528"},
+            {"app": 187520},
+            {"app": None},
+            {},
+            {"app": ""},
+            {"app": "0"},
         ]
+        numbers = [829528, 187520, 0, 0, 0, 0]
+        jobs = [job("2024-01-02", n, **app) for n, app in enumerate(apps)]
+        done = {"active_scrub_done_date": "2024-02-03"}
+        last = {**job("2024-02-02", app="829528"), **done}
         with HttpMocker() as http:
-            get(http, self.URL, self.WINDOW, bare(*jobs))
+            get(http, self.URL, self.WINDOW, bare(*jobs, last))
             output = read_stream("deletion_jobs", config())
-        assert records(output) == [
-            {**jobs[0], "app": 0},
-            {**jobs[1], "app": 0},
-            jobs[2],
-            jobs[3],
-        ]
-        assert [type(record["app"]) for record in records(output)] == [int] * 4
+        expected = [{**each, "app": n} for each, n in zip(jobs, numbers, strict=True)]
+        assert records(output) == [*expected, {**last, "app": 829528}]
+        assert {type(record["app"]) for record in records(output)} == {int}
+        assert output.errors == []
         assert final_state(output) == {"day": "2024-02-02"}
 
     def test_given_jobs_when_their_users_are_read_then_each_is_a_record_with_the_jobs_fields(
         self,
     ) -> None:
         with HttpMocker() as http:
-            jobs = [job("2024-01-02", 1, 2), job("2024-02-01", 3, app=187520), job("2024-02-02")]
+            jobs = [job("2024-01-02", 1, 2), job("2024-02-01", 3, app="187520"), job("2024-02-02")]
             get(http, self.URL, self.WINDOW, bare(*jobs))
             output = read_stream("deleted_users", config())
         assert records(output) == [
@@ -744,6 +874,18 @@ class TestDeletions:
             )
         ]
         assert final_state(output) == {"day": "2024-02-01"}
+
+    @pytest.mark.parametrize("stream", ["deletion_jobs", "deleted_users"])
+    def test_given_an_empty_list_that_calls_itself_a_page_when_read_then_there_are_no_records(
+        self, stream: str
+    ) -> None:
+        kind = {"Content-Type": "text/html; charset=utf-8"}
+        with HttpMocker() as http:
+            get(http, self.URL, self.WINDOW, HttpResponse("[]", 200, kind))
+            output = read_stream(stream, config())
+        assert records(output) == []
+        assert output.errors == []
+        assert final_state(output) == {"day": "2023-12-31"}
 
     @pytest.mark.parametrize(
         ("ids", "found"),

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import re
 import zipfile
 from typing import Any
 
@@ -15,7 +16,7 @@ from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from source_amplitude.components import ExportArchiveExtractor
+from source_amplitude.components import ExportArchiveExtractor, shape
 from source_amplitude.delivery import ROOM, BatchingExtractor
 from unit_tests.helpers import json_lines
 from unit_tests.test_components import extract, zip64
@@ -78,6 +79,25 @@ def test_given_any_events_in_any_encoding_when_extracted_then_they_come_out_equa
     extracted = extract(pack(members, line_end, packing))
     expected = [event for member in members for event in member]
     assert json.dumps(extracted) == json.dumps(expected)
+
+
+FIELD_NAMES = st.sampled_from(["field", "name"])
+DATES = st.sampled_from(["2024-01-01", "2024-01-01T05:00:00Z", "Jan 1, 2024", "20240101"])
+answers: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | numbers | text | DATES,
+    lambda inner: st.lists(inner) | st.dictionaries(FIELD_NAMES | DATES, inner),
+)
+WORDS = "field name text date Mon T Z boolean integer number null more"
+
+
+@given(answers)
+def test_given_any_answer_when_its_shape_is_shown_then_no_text_or_number_of_it_is(
+    answer: Any,
+) -> None:
+    shown = shape(answer)
+    assert len(shown) <= 2_000
+    assert re.fullmatch(r"[\w\[\]{}():*,./+ -]*", shown, re.ASCII)
+    assert {*re.findall("[A-Za-z_]+", shown)} <= {*WORDS.split()}
 
 
 SENT = [[{"uuid": str(number), "n": [number] * 20} for number in range(50)]] * 3

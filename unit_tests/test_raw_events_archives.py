@@ -38,12 +38,18 @@ from unit_tests.helpers import (
     logged,
     read_stream,
     records,
+    refusal,
 )
 from unit_tests.installed import Connector, discovered_streams
 
 STREAM = "raw_events_archives"
 EXPORT = "https://amplitude.com/api/2/export"
-NO_DATA = HttpResponse("Raw data files were not found.", 404)
+NO_DATA = refusal(
+    404,
+    type="unspecified",
+    message="Unspecified Error",
+    metadata={"details": "Raw data files were not found."},
+)
 # The last hour that can be exported is that of 20:00.
 NOW = "2024-01-03T23:30:00Z"
 HOUR = timedelta(hours=1)
@@ -97,7 +103,13 @@ def members_that_are_no_gzips(body: bytes) -> bytes:
     return damaged.getvalue()
 
 
-DAMAGES = [flip_a_byte, cut_off, members_that_are_no_gzips, lambda _: b"<html>Try again</html>"]
+DAMAGES = [
+    flip_a_byte,
+    cut_off,
+    members_that_are_no_gzips,
+    lambda _: b"<html>Try again</html>",
+    lambda _: b'{"error": {"http_code": 429, "message": "Too Many Requests: Exceeded rate limit"}}',
+]
 
 
 @pytest.mark.usefixtures("no_waiting")
@@ -142,8 +154,8 @@ class TestRead:
         assert final_state(output) == {"hour": "20240103T20"}
         said = [line for line in logged(output) if line.startswith("Export of ")]
         assert sorted(said) == [
-            "Export of 20240103T18 to 20240103T18: no events (Raw data files were not found. "
-            "HTTP 404).",
+            "Export of 20240103T18 to 20240103T18: no events (HTTP 404: Unspecified Error: Raw "
+            "data files were not found.)",
             f"Export of 20240103T19 to 20240103T19: 2 files, {len(bodies['19']):,} bytes zipped, "
             "staged as events/2024/01/03/19.zip.",
             f"Export of 20240103T20 to 20240103T20: 1 files, {len(bodies['20']):,} bytes zipped, "
@@ -200,7 +212,11 @@ class TestRead:
         self, staging: Path
     ) -> None:
         settings = config(lookback_window_hours=0)
-        output = read_stream(STREAM, settings, {"hour": "20990101T00"})
+        with requests_mock.Mocker() as http:
+            http.get(EXPORT, status_code=404, text=NO_DATA.body)
+            output = read_stream(STREAM, settings, {"hour": "20990101T00"})
+            assert [request.qs for request in http.request_history] == []
+        assert output.errors == []
         assert "It is set back to 20240103T20." in " ".join(logged(output))
         with freezegun.freeze_time("2024-01-04T00:30:00Z"), HttpMocker() as http:
             http.get(hour_of("20240103T21"), exported(archive_of("a")))
@@ -244,7 +260,10 @@ class TestRead:
                 exported(members_that_are_no_gzips(archive_of("a"))),
                 "Member 187520/187520_2024-01-03_19#0.json.gz can't be unpacked (Not a gzipped",
             ),
-            (HttpResponse("<html>No such page</html>", 404), "does not say in plain words"),
+            (
+                HttpResponse("<html>No such page</html>", 404),
+                "(HTTP 404: <html>No such page</html>) is not Amplitude's own sentence for a range",
+            ),
             (HttpResponse("Too much", 504), "HTTP 504 (Too much). Amplitude cannot export more"),
         ],
         ids=["checksum", "cut-off", "no-gzips", "404", "504"],
@@ -540,5 +559,6 @@ def events_in(body: bytes) -> list[dict[str, Any]]:
             line
             for name in archived.namelist()
             for line in gzip.decompress(archived.read(name)).splitlines()
+            if line
         ]
     return sorted(map(json.loads, lines), key=str)

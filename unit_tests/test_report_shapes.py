@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from datetime import date, timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from jsonschema import Draft7Validator
 from scripts.inline_schemas import read_schemas
 from source_amplitude import components
 from source_amplitude.components import AmplitudeErrorHandler, ChartExtractor, FunnelExtractor
-from unit_tests.test_components import response, unreadable
+from unit_tests.test_components import response
 
 DAYS = ["2017-08-14", "2017-08-15"]
 STEPS = ["Search", "Select", "Play"]
@@ -29,28 +30,43 @@ CHART = "/api/3/chart/x8k2m1qp/csv"
 EVENTS = [{"event_type": name} for name in STEPS]
 
 
+def reason(asked: str, extract: Callable[[], object]) -> str:
+    """Why an answer is refused; what the message says around it is looked at here."""
+    with pytest.raises(AirbyteTracedException) as failure:
+        extract()
+    assert failure.value.failure_type == FailureType.system_error
+    found = re.fullmatch(
+        rf"Amplitude's answer to {re.escape(asked)} can't be read without guessing: (.+)\. Nothing "
+        r"of it was stored\. Try again later; if it stays like this, report it to the connector's "
+        r"maintainers\. Shape of the answer, without its values: .+",
+        failure.value.message or "",
+    )
+    assert found, failure.value.message
+    return found[1]
+
+
 def funnel(**changes: Any) -> dict[str, Any]:
-    """An element of `data` as the documentation shows it, with two numbers made up: the second
-    day's first two steps."""
+    """An element of `data` of the recorded shape."""
     xs = {"xValues": DAYS, "formattedXValues": ["Aug 14", "Aug 15"]}
     return {
-        "meta": {"segmentIndex": 0},
         "events": STEPS,
-        "groupValue": "",
-        "stepByStep": [1.0, 0.5, 0.5],
-        "cumulative": [1.0, 0.5, 0.25],
         "cumulativeRaw": [132, 66, 32],
+        "cumulative": [1.0, 0.5, 0.2424],
+        "stepByStep": [1.0, 0.5, 0.4848],
         "medianTransTimes": [0, 166444, 270194],
         "avgTransTimes": [0, 2175406, 5607243],
-        "dayFunnels": {"series": [[128, 64, 32], [4, 2, 0]], **xs, "isComplete": [True, False]},
+        "dayFunnels": {"series": [[128, 64, 32], [4, 2, 0]], **xs},
         "dayMedianTransTimes": {"series": [[0, 165548, 264380], [0, 164767, 0]], **xs},
         "dayAvgTransTimes": {"series": [[0, 2294365, 5730478], [0, 2268879.5, 0]], **xs},
-        "stepTransTimeDistribution": {
-            "step_bins": [{"bins": [{"start": 60000, "end": 70000, "bin_dist": {"uniques": 49}}]}]
-        },
-        "stepPrevStepCountDistribution": {"step_bins": []},
+        "groupValue": "",
+        "meta": {"segmentIndex": 0},
+        "propsum": [],
         **changes,
     }
+
+
+def without(*names: str) -> dict[str, Any]:
+    return {name: value for name, value in funnel().items() if name not in names}
 
 
 def part(name: str, **changes: Any) -> dict[str, Any]:
@@ -61,8 +77,10 @@ def part(name: str, **changes: Any) -> dict[str, Any]:
 def extract_funnel(data: Any, events: Any = EVENTS, **params: str) -> list[Any]:
     steps = [("e", json.dumps(event)) for event in events]
     query = urlencode([*steps, ("start", "20170814"), ("end", "20170815"), *params.items()])
+    count = len(data) if isinstance(data, list) else 0
     answer = response(
-        json.dumps({"data": data}).encode(), url=f"https://amplitude.com/api/2/funnels?{query}"
+        json.dumps({"data": data, "numSeries": count, "wasCached": False}).encode(),
+        url=f"https://amplitude.com/api/2/funnels?{query}",
     )
     return list(FunnelExtractor().extract_records(answer))
 
@@ -71,8 +89,8 @@ class TestFunnel:
     """All answers are to three steps on two days."""
 
     def test_given_a_funnel_when_extracted_then_each_step_of_each_day_is_a_record(self) -> None:
-        day: dict[str, Any] = {"date": "2017-08-14", "group": "(all)", "is_complete": True}
-        next_day: dict[str, Any] = {"date": "2017-08-15", "group": "(all)", "is_complete": False}
+        day: dict[str, Any] = {"date": "2017-08-14", "group": "(all)"}
+        next_day: dict[str, Any] = {"date": "2017-08-15", "group": "(all)"}
         untimed = {"median_seconds": None, "average_seconds": None}
         assert extract_funnel([funnel()]) == [
             {**day, "step": 1, "event": "Search", "users": 128, "conversion": 1.0, **untimed},
@@ -96,19 +114,31 @@ class TestFunnel:
         records = extract_funnel([part("dayFunnels", series=[[0, 0, 0], [1, 1, 1]])])
         assert [r["conversion"] for r in records] == [None, None, None, 1.0, 1.0, 1.0]
 
-    def test_given_records_when_extracted_then_they_are_of_the_schema(self) -> None:
-        schema: Any = read_schemas()["report_funnel"]
-        for record in extract_funnel([funnel()]):
-            assert record.keys() == schema["properties"].keys() - {"project_name"}
-            Draft7Validator(schema).validate(record)
-
-    @pytest.mark.parametrize("changes", [{"isComplete": None}, {}])
-    def test_given_no_word_on_completeness_when_extracted_then_it_is_null(
-        self, changes: dict[str, Any]
+    def test_given_days_in_other_forms_and_orders_when_extracted_then_each_has_its_numbers(
+        self,
     ) -> None:
-        days = {k: v for k, v in funnel()["dayFunnels"].items() if k != "isComplete"}
-        records = extract_funnel([funnel(dayFunnels={**days, **changes})])
-        assert {record["is_complete"] for record in records} == {None}
+        days = {
+            "xValues": ["Aug 15, 2017", "2017-08-14T00:00:00"],
+            "series": [[4, 2, 0], [128, 64, 32]],
+        }
+        records = extract_funnel([funnel(dayFunnels=days)])
+        assert sorted(records, key=lambda r: (r["date"], r["step"])) == extract_funnel([funnel()])
+
+    @pytest.mark.parametrize("name", ["median", "average"])
+    @pytest.mark.parametrize("is_null", [True, False])
+    def test_given_no_times_by_day_when_extracted_then_they_are_null(
+        self, name: str, is_null: bool
+    ) -> None:
+        times = {"median": "dayMedianTransTimes", "average": "dayAvgTransTimes"}[name]
+        records = extract_funnel([funnel(**{times: None}) if is_null else without(times)])
+        assert records == [
+            {**record, f"{name}_seconds": None} for record in extract_funnel([funnel()])
+        ]
+
+    def test_given_no_names_of_events_when_extracted_then_those_of_the_query_are_taken(
+        self,
+    ) -> None:
+        assert extract_funnel([without("events")]) == extract_funnel([funnel()])
 
     def test_given_the_same_event_twice_when_extracted_then_the_steps_stay_apart(self) -> None:
         records = extract_funnel([funnel(events=["Search", "Search", "Search"])])
@@ -125,18 +155,21 @@ class TestFunnel:
     def test_given_groups_when_extracted_then_each_has_its_own_records(
         self, params: dict[str, str], events: list[dict[str, Any]]
     ) -> None:
-        data = [funnel(groupValue=group) for group in ("iOS", "(none)", 7)]
+        data = [funnel(groupValue=group) for group in ("iOS", "(none)")]
         records = extract_funnel(data, events, **params)
-        assert [record["group"] for record in records[::6]] == ["iOS", "(none)", "7"]
-        assert len(records) == 18
+        assert [record["group"] for record in records[::6]] == ["iOS", "(none)"]
+        assert len(records) == 12
 
     def test_given_a_name_of_one_that_was_not_grouped_when_extracted_then_it_is_all(self) -> None:
         events = [{**event, "group_by": []} for event in EVENTS]
         records = extract_funnel([funnel(groupValue="All Users")], events)
         assert {record["group"] for record in records} == {"(all)"}
 
-    def test_given_groups_of_nobody_when_extracted_then_there_are_no_records(self) -> None:
-        assert extract_funnel([], g="platform") == []
+    @pytest.mark.parametrize("params", [{}, {"g": "platform"}])
+    def test_given_nobody_who_took_the_first_step_when_extracted_then_there_are_no_records(
+        self, params: dict[str, str]
+    ) -> None:
+        assert extract_funnel([], **params) == []
 
     @pytest.mark.parametrize(
         ("count", "params", "warns"),
@@ -170,7 +203,6 @@ class TestFunnel:
         [
             (None, "data is null where a list should be"),
             ({}, "data is an empty object where a list should be"),
-            ([], "0 funnels where one was asked for"),
             ([funnel(), funnel()], "2 funnels where one was asked for"),
             ([[]], "element 1 of data is an empty list where a record should be"),
             ([{}], "element 1 of data is an empty object where a record should be"),
@@ -178,11 +210,12 @@ class TestFunnel:
             ([funnel(events="Search")], "events is a text where a list should be"),
             ([funnel(events=STEPS[:2])], "2 events where 3 were asked for"),
             ([funnel(events=[*STEPS[:2], 3])], "event 3 is a number where a text should be"),
-            ([part("dayFunnels", xValues=DAYS[:1])], "1 days where 2 were asked for"),
+            ([part("dayFunnels", xValues=DAYS[:1])], "1 of 2 dates are missing: 2017-08-15"),
             (
-                [part("dayFunnels", xValues=DAYS[::-1])],
-                'day 1 is "2017-08-15" where 2017-08-14 should be',
+                [part("dayFunnels", xValues=["2017-08-14", "2017-08-16"])],
+                'date 2 is "2017-08-16", which was not asked for',
             ),
+            ([part("dayFunnels", xValues=[DAYS[0], "Aug 14"])], "a date stands twice"),
             ([part("dayFunnels", series=[[1, 1, 1]])], "dayFunnels has 1 rows for 2 days"),
             (
                 [part("dayFunnels", series=[[1, 1, 1], [1, 1]])],
@@ -197,20 +230,8 @@ class TestFunnel:
                 "row 2 of dayFunnels is an object where a list should be",
             ),
             (
-                [part("dayFunnels", isComplete=[True])],
-                "isComplete is not a boolean for each of 2 days",
-            ),
-            (
-                [part("dayFunnels", isComplete=[True, 0])],
-                "isComplete is not a boolean for each of 2 days",
-            ),
-            (
-                [part("dayFunnels", isComplete={})],
-                "isComplete is an empty object where a list should be",
-            ),
-            (
-                [part("dayMedianTransTimes", xValues=DAYS[::-1])],
-                "the days of dayMedianTransTimes are not those of dayFunnels",
+                [part("dayMedianTransTimes", xValues=[DAYS[0], "2017-08-16"])],
+                'date 2 is "2017-08-16", which was not asked for',
             ),
             (
                 [part("dayMedianTransTimes", series=[[0, 1, 1]])],
@@ -224,19 +245,12 @@ class TestFunnel:
                 [part("dayAvgTransTimes", series=[[0, 1, "1"], [0, 1, 1]])],
                 "number 3 of row 1 of dayAvgTransTimes is a text",
             ),
-            (
-                [funnel(dayAvgTransTimes=None)],
-                "dayAvgTransTimes.xValues is missing where a list should be",
-            ),
         ],
     )  # fmt: skip
     def test_given_arrays_that_do_not_pair_when_extracted_then_it_fails_and_says_which(
         self, data: Any, found: str
     ) -> None:
-        with pytest.raises(AirbyteTracedException) as failure:
-            extract_funnel(data)
-        assert failure.value.message == unreadable(FUNNEL, found)
-        assert failure.value.failure_type == FailureType.system_error
+        assert reason(FUNNEL, lambda: extract_funnel(data)) == found
 
     @pytest.mark.parametrize(
         ("groups", "found"),
@@ -244,28 +258,25 @@ class TestFunnel:
             (["iOS", ""], "the groupValue of funnel 2 is an empty text"),
             ([None], "the groupValue of funnel 1 is null"),
             ([["iOS"]], "the groupValue of funnel 1 is a list"),
-            (["iOS", "iOS"], "2 funnels but the groups ['iOS', 'iOS']"),
-            (["7", 7], "2 funnels but the groups ['7', '7']"),
+            ([7], "the groupValue of funnel 1 is a number"),
+            (["iOS", "iOS"], "2 funnels, two of which have the same group"),
         ],
     )
     def test_given_groups_without_names_of_their_own_when_extracted_then_it_fails(
         self, groups: list[Any], found: str
     ) -> None:
-        with pytest.raises(AirbyteTracedException) as failure:
-            extract_funnel([funnel(groupValue=group) for group in groups], g="platform")
-        assert failure.value.message == unreadable(FUNNEL, found)
+        data = [funnel(groupValue=group) for group in groups]
+        assert reason(FUNNEL, lambda: extract_funnel(data, g="platform")) == found
 
     def test_given_a_group_without_any_name_when_extracted_then_it_fails(self) -> None:
-        nameless = {k: v for k, v in funnel().items() if k != "groupValue"}
-        with pytest.raises(AirbyteTracedException) as failure:
-            extract_funnel([nameless], g="platform")
+        data = [without("groupValue")]
         found = "the groupValue of funnel 1 is missing"
-        assert failure.value.message == unreadable(FUNNEL, found)
+        assert reason(FUNNEL, lambda: extract_funnel(data, g="platform")) == found
 
     def test_given_a_second_group_of_another_form_when_extracted_then_nothing_is(self) -> None:
         data = [funnel(groupValue="iOS"), funnel(groupValue="Web", events=STEPS[:2])]
-        with pytest.raises(AirbyteTracedException, match="2 events where 3 were asked for"):
-            extract_funnel(data, g="platform")
+        found = "2 events where 3 were asked for"
+        assert reason(FUNNEL, lambda: extract_funnel(data, g="platform")) == found
 
 
 def envelope(text: str) -> bytes:
@@ -315,6 +326,74 @@ class TestChart:
             assert record.keys() == schema["properties"].keys() - {"project_name"}
             Draft7Validator(schema).validate(record)
 
+    @pytest.mark.parametrize(
+        ("heading", "day"),
+        [
+            ("\t2026-06-01", "2026-06-01T00:00:00"),
+            ("2026-06-01", "2026-06-01T00:00:00"),
+            ("\t2026-06-01T00:00:00", "2026-06-01T00:00:00"),
+            ("2025-09-30T01:00:00", "2025-09-30T01:00:00"),
+        ],
+    )
+    def test_given_a_heading_of_a_day_or_an_hour_when_extracted_then_the_date_has_its_time(
+        self, heading: str, day: str
+    ) -> None:
+        [record] = extract_chart(chart('"\tApp",7', headings=f'"\tPlatform","{heading}"\r\n'))
+        assert (record["series"], record["date"], record["value"]) == ("App", day, 7)
+
+    def test_given_a_funnel_by_week_when_extracted_then_each_step_is_a_series(self) -> None:
+        body = envelope(
+            '"\tCheckout, by week"\r\n\r\n"\tConversion","\tFeb 10, 2025 - Feb 23, 2025"\r\n\r\n'
+            '"\tSegment","\tSteps","\t2025-02-10","\t2025-02-17"\r\n'
+            '"\tWeb","\tEntire Funnel","0.2279","0.25"\r\n'
+            '"\t","\tCart Viewed","1",\t\r\n'
+            '"\t[Previous] Web","\tEntire Funnel","0.2","0.3"\r\n'
+            ',"\tCart Viewed","1","1"\r\n'
+        )
+        records = extract_chart(body)
+        assert {record["date"] for record in records} == {
+            "2025-02-10T00:00:00",
+            "2025-02-17T00:00:00",
+        }
+        assert [
+            (*r["labels"].values(), r["is_previous"], r["value"], r["is_percentage"])
+            for r in records
+        ] == [
+            ("Web", "Entire Funnel", False, 0.2279, False),
+            ("Web", "Entire Funnel", False, 0.25, False),
+            ("Web", "Cart Viewed", False, 1, False),
+            ("Web", "Cart Viewed", False, None, False),
+            ("Web", "Entire Funnel", True, 0.2, False),
+            ("Web", "Entire Funnel", True, 0.3, False),
+            ("Web", "Cart Viewed", True, 1, False),
+            ("Web", "Cart Viewed", True, 1, False),
+        ]
+
+    @pytest.mark.parametrize(
+        ("rows", "series"),
+        [
+            (
+                ["US,iOS", ",web", "FR,iOS", ",web"],
+                ["US | iOS", "US | web", "FR | iOS", "FR | web"],
+            ),
+            (["US,iOS", "FR,", ",iOS"], ["US | iOS", "FR | ", "FR | iOS"]),
+            ([",iOS", "US,iOS", ",web"], [" | iOS", "US | iOS", "US | web"]),
+            (
+                ["US,iOS,free", ",,paid", ",web,", ",,paid", "FR,,paid", ",iOS,paid"],
+                [
+                    *("US | iOS | free", "US | iOS | paid", "US | web | ", "US | web | paid"),
+                    *("FR |  | paid", "FR | iOS | paid"),
+                ],
+            ),
+        ],
+    )
+    def test_given_a_blank_label_when_extracted_then_it_is_the_one_above_if_those_to_its_left_are(
+        self, rows: list[str], series: list[str]
+    ) -> None:
+        labels = ",".join(("country", "platform", "plan")[: rows[0].count(",") + 1])
+        body = chart(*(f"{row},1" for row in rows), headings=f"{labels},2025-01-06T00:00:00\r\n")
+        assert [record["series"] for record in extract_chart(body)] == series
+
     def test_given_several_columns_of_labels_when_extracted_then_all_name_the_series(self) -> None:
         body = chart(
             '"\tPaid","\tiOS",,1',
@@ -337,10 +416,25 @@ class TestChart:
             )
         ]
 
-    @pytest.mark.parametrize("title", ["[Amplitude] Sessions", '"{a}", said "b"', "7", "a;b"])
+    @pytest.mark.parametrize(
+        "title",
+        [
+            *("[Amplitude] Sessions", '"{a}", said "b"', "7", "a;b", "2025-01-06 to 2025-01-19"),
+            '"\tJan 6, 2025","\tJan 19, 2025"',
+        ],
+    )
     def test_given_any_title_when_extracted_then_it_is_passed_over(self, title: str) -> None:
-        for text in (f"{title}\r\n{HEADINGS}App,1,2\r\n", f"\r\n{title},,\r\n{HEADINGS}App,1,2"):
+        texts = (
+            f"{title}\r\n{HEADINGS}App,1,2\r\n",
+            f"\r\n{title},,\r\n{HEADINGS}App,1,2",
+            f"{title}\r\n\r\n{title}\r\n\r\n\r\n{HEADINGS}App,1,2",
+        )
+        for text in texts:
             assert [record["value"] for record in extract_chart(raw(text))] == [1, 2]
+
+    def test_given_a_title_of_dates_alone_when_extracted_then_it_is_passed_over(self) -> None:
+        body = raw(f'"\t2025-01-06","\t2025-01-19"\r\n\r\n{HEADINGS}App,1,2')
+        assert [record["value"] for record in extract_chart(body)] == [1, 2]
 
     @pytest.mark.parametrize("body", [envelope, raw])
     def test_given_a_byte_order_mark_when_extracted_then_it_is_no_part_of_a_heading(
@@ -355,11 +449,14 @@ class TestChart:
         body = chart("a,b,1", headings="country,country,2025-01-06T00:00:00\r\n")
         assert extract_chart(body)[0]["labels"] == {"country": "a", "country#2": "b"}
 
-    def test_given_no_labels_when_extracted_then_the_one_row_has_an_empty_name(self) -> None:
-        assert extract_chart(chart("7", headings="2025-01-06T13:00:00\r\n")) == [
+    def test_given_a_metric_without_a_name_when_extracted_then_its_series_has_none_either(
+        self,
+    ) -> None:
+        body = chart('"\t","7"', headings='"\t","2025-01-06T13:00:00"\r\n')
+        assert extract_chart(body) == [
             {
                 "series": "",
-                "labels": {},
+                "labels": {"#1": ""},
                 "is_previous": False,
                 "date": "2025-01-06T13:00:00",
                 "value": 7,
@@ -410,6 +507,7 @@ class TestChart:
             ("123456789012345678901", 123456789012345680000.0),
             ("", None),
             (" ", None),
+            ("\t", None),
         ],
     )
     def test_given_a_cell_when_extracted_then_it_is_the_number_it_certainly_is(
@@ -430,11 +528,18 @@ class TestChart:
     ) -> None:
         answer = response(chart('"\tApp",1,2', f'"\tWeb",1,"{cell}"'), url=CHART_URL)
         records = iter(ChartExtractor().extract_records(answer))
-        with pytest.raises(AirbyteTracedException) as failure:
-            next(records)
         found = f'2025-01-13T00:00:00 of row 2, Web, is "{cell}", no number'
-        assert failure.value.message == unreadable(CHART, found)
-        assert failure.value.failure_type == FailureType.system_error
+        assert reason(CHART, lambda: next(records)) == found
+
+    def test_given_a_chart_that_is_refused_when_extracted_then_its_shape_tells_no_value(
+        self,
+    ) -> None:
+        with pytest.raises(AirbyteTracedException) as failure:
+            extract_chart(chart('"\tAcme Inc.","1041","42%"', '"\tBraun","n/a"'))
+        assert str(failure.value.message).partition("without its values: ")[2] == (
+            "[1 * [1 * text, 2 * date 0000-00-00T00:00:00], 1 * [1 * text, 2 * number], "
+            "1 * [2 * text]]"
+        )
 
     @pytest.mark.parametrize(
         ("body", "found"),
@@ -465,7 +570,11 @@ class TestChart:
                 "two of its columns have the same date",
             ),
             (
-                chart(headings="Platform,2025-02-30T00:00:00\r\n"),
+                chart(headings="Platform,2025-01-06,2025-01-06T00:00:00\r\n"),
+                "two of its columns have the same date",
+            ),
+            (
+                chart(headings="Platform,2025-02-30\r\n"),
                 "the heading 2025-02-30T00:00:00 is no date",
             ),
             (
@@ -492,17 +601,15 @@ class TestChart:
     def test_given_what_is_no_certain_table_when_extracted_then_it_fails_and_says_why(
         self, body: bytes, found: str
     ) -> None:
-        with pytest.raises(AirbyteTracedException) as failure:
-            extract_chart(body)
-        assert failure.value.message == unreadable(CHART, found)
-        assert failure.value.failure_type == FailureType.system_error
+        assert reason(CHART, lambda: extract_chart(body)) == found
 
     @pytest.mark.parametrize(
         "text",
         [
             '"\tFunnel"\r\n"\tStep","Users"\r\n"\tSearch",128\r\n',
-            "Platform,2025-01-06\r\nApp,1\r\n",
             "Week of 2025-01-06T00:00:00\r\n",
+            "2025-01-06,2025-01-13\r\n1,2\r\n",
+            '"\tplan","\tUniques"\r\n"\t(none)","12"\r\n"\tpremium","3"\r\n',
         ],
     )
     def test_given_a_chart_without_dates_when_extracted_then_the_user_can_mend_it(
@@ -557,9 +664,9 @@ class TestChart:
         assert read == ["1", "2", "3", "4", "1", "2"]
 
 
-labels = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="|")).filter(
-    lambda label: label == label.strip() and "[Previous]" not in label
-)
+labels = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="|"), min_size=1
+).filter(lambda label: label == label.strip() and "[Previous]" not in label)
 numbers = st.none() | st.integers(-(2**63), 2**64 - 1) | st.floats(-1e300, 1e300)
 
 
@@ -569,6 +676,7 @@ numbers = st.none() | st.integers(-(2**63), 2**64 - 1) | st.floats(-1e300, 1e300
     length=st.integers(1, 5),
     data=st.data(),
     in_envelope=st.booleans(),
+    leaves_blank=st.booleans(),
     preamble=st.lists(st.lists(labels, max_size=3), max_size=3),
 )
 def test_given_any_labels_and_numbers_when_written_as_amplitude_does_then_all_come_out(
@@ -577,6 +685,7 @@ def test_given_any_labels_and_numbers_when_written_as_amplitude_does_then_all_co
     length: int,
     data: st.DataObject,
     in_envelope: bool,
+    leaves_blank: bool,
     preamble: list[list[str]],
 ) -> None:
     names = data.draw(st.lists(st.tuples(*[labels] * width), unique=True, max_size=6))
@@ -588,8 +697,13 @@ def test_given_any_labels_and_numbers_when_written_as_amplitude_does_then_all_co
     writer.writerow(["\tMy chart"])
     writer.writerows(preamble)
     writer.writerow([*(f"\tlabel {n}" for n in range(width)), *dates])
+    above: tuple[str, ...] = ()
     for name, cells in rows:
-        writer.writerow([*(f"\t{label}" for label in name), *cells])
+        same = 0
+        while leaves_blank and above[same : same + 1] == name[same : same + 1]:
+            same += 1
+        writer.writerow([*[""] * same, *(f"\t{label}" for label in name[same:]), *cells])
+        above = name
 
     written = text.getvalue()
     records = extract_chart(envelope(written) if in_envelope else raw(written))

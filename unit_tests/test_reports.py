@@ -24,7 +24,6 @@ from airbyte_cdk.test.entrypoint_wrapper import EntrypointOutput
 from airbyte_cdk.test.mock_http import HttpMocker, HttpRequest, HttpResponse
 from airbyte_cdk.test.models.outcome import ExpectedOutcome
 from airbyte_cdk.test.state_builder import StateBuilder
-from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from jsonschema import Draft7Validator
 
 from source_amplitude import SourceAmplitude
@@ -42,9 +41,10 @@ from unit_tests.helpers import (
     records,
     refusal,
 )
-from unit_tests.test_components import response, unreadable
+from unit_tests.test_components import response
 from unit_tests.test_dashboard_streams import TODAY, WHOLE, event, series
 from unit_tests.test_manifest import MANIFEST
+from unit_tests.test_report_shapes import reason
 from unit_tests.test_validation import complaint, package, two_files
 
 API = "https://amplitude.com/api"
@@ -59,8 +59,11 @@ BY_COUNTRY = {
     "group_by": ["country"],
 }
 SIGNUPS = {"e": event("Signed Up"), "m": "totals", "i": "1", "g": "country", **LIMIT}
-COUNTRIES = series(DAYS, [3, 2, 1], [1, 0, 4], seriesLabels=[[0, "Germany"], [0, "(none)"]])
+COUNTRIES = series(DAYS, [3, 2, 1], [1, 0, 4], seriesLabels=["Germany", "(none)"])
 OF_GENRE = '{"event_type": "Song Played", "group_by": [{"type": "event", "value": "genre"}]}'
+
+JANUARY_MONDAYS = ["2024-01-08", "2024-01-15", "2024-01-22", "2024-01-29"]
+TWICE = "2 series, two of which have the same label"
 
 pytestmark = pytest.mark.usefixtures("standing_clock")
 
@@ -89,6 +92,7 @@ class TestSegmentation:
             for group, values in (("Germany", [3, 2, 1]), ("(none)", [1, 0, 4]))
             for day, value in zip(DAYS, values, strict=True)
         ]
+        assert output.errors == []
         assert final_state(output) == {"date": "2024-01-03"}
         schema = MANIFEST["schemas"]["report_segmentation"]
         for record in records(output):
@@ -121,15 +125,109 @@ class TestSegmentation:
         ]
 
     @pytest.mark.parametrize(
-        "labels",
+        ("query", "labels", "groups"),
         [
-            {"seriesLabels": [0, 0], "seriesMeta": [{"eventIndex": 1}, {"eventIndex": 0}]},
-            {"seriesMeta": [{"eventIndex": 1}, {"eventIndex": 0}]},
+            ({}, {"seriesLabels": [0], "seriesMeta": [{"segmentIndex": 0}]}, ["(all)"]),
+            ({}, {"seriesLabels": [0]}, ["(all)"]),
+            ({}, {}, ["(all)"]),
+            ({}, {"seriesLabels": ["a name that nobody needs"]}, ["(all)"]),
+            (
+                {"g": "country"},
+                {"seriesLabels": ["US", "(none)"], "seriesMeta": [{"segmentIndex": 0}] * 2},
+                ["US", "(none)"],
+            ),
+            ({"g": "country"}, {"seriesMeta": ["US", "(none)"]}, ["US", "(none)"]),
+            ({"e": OF_GENRE}, {"seriesLabels": [[0, "Jazz"], [0, "(none)"]]}, ["Jazz", "(none)"]),
+            (
+                {"e": OF_GENRE, "g": "plan"},
+                {"seriesLabels": [[0, "Jazz; free"], [0, "Pop; free"]]},
+                ["Jazz; free", "Pop; free"],
+            ),
+            (
+                {"g": "country", "g2": "platform"},
+                {"seriesLabels": [["US", "iOS"], ["FR", "web"]]},
+                ["US; iOS", "FR; web"],
+            ),
+            ({"g": "a", "g2": "b"}, {"seriesLabels": [[0, "US", "iOS"]]}, ["US; iOS"]),
         ],
     )
-    def test_given_two_events_when_synced_then_each_has_its_number(
-        self, labels: dict[str, Any]
+    def test_given_labels_of_any_form_when_extracted_then_they_are_the_groups(
+        self, query: dict[str, str], labels: dict[str, Any], groups: list[str]
     ) -> None:
+        rows = [[n, n + 1, n + 2] for n in range(len(groups))]
+        found = self.extract(query, {"xValues": DAYS, "series": rows, **labels})
+        assert [(r["group"], r["date"], r["value"]) for r in found] == [
+            (group, day, value)
+            for group, row in zip(groups, rows, strict=True)
+            for day, value in zip(DAYS, row, strict=True)
+        ]
+
+    @pytest.mark.parametrize(
+        "xs",
+        [
+            [f"{day}T00:00:00" for day in DAYS],
+            ["Jan 1, 2024", "Jan 02, 2024", "Jan 3, 2024"],
+            ["Jan 1", "Jan 2", "Jan 3"],
+        ],
+    )
+    def test_given_days_of_any_form_when_extracted_then_they_are_days(self, xs: list[str]) -> None:
+        found = self.extract({}, {"xValues": xs, "series": [[3, 2, 1]], "seriesLabels": [0]})
+        assert [(r["date"], r["value"]) for r in found] == [*zip(DAYS, (3, 2, 1), strict=True)]
+
+    def test_given_days_in_another_order_when_extracted_then_each_keeps_its_number(self) -> None:
+        found = self.extract({}, {"xValues": DAYS[::-1], "series": [[3, 2, 1]]})
+        assert {r["date"]: r["value"] for r in found} == dict(zip(DAYS, (1, 2, 3), strict=True))
+
+    BY_INDEX: ClassVar[list[dict[str, int]]] = [{"eventIndex": 1}, {"eventIndex": 0}]
+
+    @pytest.mark.parametrize(
+        ("query", "labels"),
+        [
+            ({"g": "os"}, {"seriesLabels": [[1, "iOS"], [0, "iOS"]]}),
+            ({}, {"seriesLabels": [[1], [0]]}),
+            ({}, {"seriesLabels": [0, 0], "seriesMeta": BY_INDEX}),
+            ({}, {"seriesMeta": BY_INDEX}),
+            ({"g": "os"}, {"seriesLabels": ["iOS", "iOS"], "seriesMeta": BY_INDEX}),
+            ({}, {"seriesLabels": [1, 0]}),
+        ],
+    )
+    def test_given_two_events_when_extracted_then_each_has_its_numbers(
+        self, query: dict[str, str], labels: dict[str, Any]
+    ) -> None:
+        data = {"xValues": DAYS, "series": [[3, 2, 1], [6, 5, 4]], **labels}
+        found = self.extract({**query, "e2": event("b")}, data)
+        assert sorted((r["event_number"], r["event"], r["date"], r["value"]) for r in found) == [
+            *((1, "a", day, n) for day, n in zip(DAYS, (6, 5, 4), strict=True)),
+            *((2, "b", day, n) for day, n in zip(DAYS, (3, 2, 1), strict=True)),
+        ]
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            {"series": [[3, 2, 1]], "seriesMeta": [{"eventIndex": 1}]},
+            {"series": [[3, 2, 1]], "seriesLabels": [[1]]},
+            {"series": [[None] * 3, [3, 2, 1]], "seriesLabels": [0, 1]},
+        ],
+    )
+    def test_given_one_of_two_events_is_quiet_when_extracted_then_it_is_0(
+        self, data: dict[str, Any]
+    ) -> None:
+        found = self.extract({"e2": event("b")}, {"xValues": DAYS, **data})
+        assert [(r["event_number"], r["date"], r["value"]) for r in found] == [
+            *((1, day, 0) for day in DAYS),
+            *((2, day, n) for day, n in zip(DAYS, (3, 2, 1), strict=True)),
+        ]
+
+    def test_given_groups_and_one_of_two_events_is_quiet_when_extracted_then_it_has_none(
+        self,
+    ) -> None:
+        data = {"xValues": DAYS, "series": [[3, 2, 1]], "seriesLabels": [[1, "iOS"]]}
+        found = self.extract({"e2": event("b"), "g": "os"}, data)
+        assert [(r["event_number"], r["event"], r["group"], r["value"]) for r in found] == [
+            (2, "b", "iOS", value) for value in (3, 2, 1)
+        ]
+
+    def test_given_two_events_when_synced_then_both_are_asked_for(self) -> None:
         query = {
             "kind": "segmentation",
             "events": ["Signed Up", '{"event_type": "Song Played"}'],
@@ -138,14 +236,16 @@ class TestSegmentation:
             **{"e": event("Signed Up"), "e2": event("Song Played"), "m": "uniques", "i": "1"},
             **LIMIT,
         }
+        answered = series(DAYS, [3, 2, 1], [6, 5, 4], seriesMeta=self.BY_INDEX)
         with HttpMocker() as http:
-            segmentation(http, {**asked, **WHOLE}, series(DAYS, [3, 2, 1], [6, 5, 4], **labels))
+            segmentation(http, {**asked, **WHOLE}, answered)
             output = read_stream("report_x", reports(x=query))
-        found = [(r["event_number"], r["event"], r["value"]) for r in records(output)]
-        assert found == [
-            *[(2, "Song Played", n) for n in (3, 2, 1)],
+        assert [(r["event_number"], r["event"], r["value"]) for r in records(output)] == [
             *[(1, "Signed Up", n) for n in (6, 5, 4)],
+            *[(2, "Song Played", n) for n in (3, 2, 1)],
         ]
+        assert output.errors == []
+        assert final_state(output) == {"date": "2024-01-03"}
 
     def test_given_all_options_when_synced_then_the_query_has_them(self) -> None:
         segment = '[{"prop": "country", "op": "is", "values": ["Germany"]}]'
@@ -195,26 +295,70 @@ class TestSegmentation:
             ("(all)", 0),
         ]
 
-    def test_given_a_group_by_and_nobody_when_synced_then_no_records_and_no_error(self) -> None:
+    NOTHING: ClassVar[list[dict[str, Any]]] = [
+        {"xValues": DAYS, "series": [], "seriesLabels": [], "seriesMeta": []},
+        {"xValues": DAYS, "series": []},
+        {"xValues": DAYS, "series": [[None, None, None]], "seriesLabels": [0]},
+        {"xValues": DAYS, "series": [], "seriesLabels": [0]},
+    ]
+
+    @pytest.mark.parametrize("nothing", NOTHING)
+    def test_given_nothing_in_the_window_when_synced_then_every_day_is_0(
+        self, nothing: dict[str, Any]
+    ) -> None:
+        query = {name: value for name, value in BY_COUNTRY.items() if name != "group_by"}
+        asked = {name: value for name, value in SIGNUPS.items() if name != "g"}
         with HttpMocker() as http:
-            segmentation(http, {**SIGNUPS, **WHOLE}, series(DAYS, seriesLabels=[]))
-            output = read_stream("report_signups", reports(signups=BY_COUNTRY))
+            segmentation(http, {**asked, **WHOLE}, answer(nothing))
+            output = read_stream("report_signups", reports(signups=query))
+        common = {"event_number": 1, "event": "Signed Up", "group": "(all)", "value": 0}
+        assert records(output) == [
+            {"date": day, **common, "is_complete": day < DAYS[-1]} for day in DAYS
+        ]
+        assert output.errors == []
+        assert final_state(output) == {"date": "2024-01-03"}
+
+    @pytest.mark.parametrize("nothing", NOTHING[:2])
+    def test_given_groups_and_nothing_in_the_window_when_synced_then_no_records_and_no_error(
+        self, nothing: dict[str, Any]
+    ) -> None:
+        state = {"date": "2024-01-02"}
+        settings = {**reports(signups=BY_COUNTRY), "dashboard_lookback_days": 1}
+        with HttpMocker() as http:
+            segmentation(http, {**SIGNUPS, **WHOLE}, answer(nothing))
+            output = read_stream("report_signups", settings, state)
         assert records(output) == []
         assert output.errors == []
+        assert final_state(output) == {"date": "2024-01-02"}
 
     @pytest.mark.parametrize(
         ("query", "found", "count", "labels"),
         [
-            ({"g": "os"}, "2 series but the labels ['0']", 2, {"seriesLabels": [0]}),
+            ({"g": "os"}, "2 series but 1 seriesLabels", 2, {"seriesLabels": [0]}),
+            ({"g": "os"}, "2 series but no labels", 2, {}),
+            ({"g": "os"}, "label 1 is a number, not the text of a group", 1, {"seriesLabels": [0]}),
             (
                 {"g": "os"},
-                "2 series but the labels [(1, 'a'), (1, 'a')]",
+                "label 2 is a list, not the text of a group",
                 2,
-                {"seriesLabels": ["a", "a"]},
+                {"seriesLabels": [[0, "iOS"], [0]]},
             ),
-            ({}, "2 series where 1 were asked for", 2, {"seriesLabels": [0, 1]}),
-            ({}, "0 series where 1 were asked for", 0, {}),
+            (
+                {"g": "os"},
+                "label 1 is an object, not the text of a group",
+                1,
+                {"seriesMeta": [{"segmentIndex": 0}]},
+            ),
+            ({"g": "os"}, TWICE, 2, {"seriesLabels": ["a", "a"]}),
+            ({"g": "os", "g2": "plan"}, TWICE, 2, {"seriesLabels": [["a", "b"], "a; b"]}),
+            ({}, TWICE, 2, {"seriesLabels": [0, 1]}),
             ({"e2": event("b")}, "nothing says which event series 1 is of", 2, {}),
+            (
+                {"e2": event("b")},
+                "nothing says which event series 1 is of",
+                2,
+                {"seriesLabels": [0, 0], "seriesMeta": [{"segmentIndex": 0}] * 2},
+            ),
             (
                 {"e2": event("b"), "g": "os"},
                 "nothing says which event series 1 is of",
@@ -229,29 +373,54 @@ class TestSegmentation:
             ),
             (
                 {"e2": event("b")},
-                "2 series but 1 labels",
+                "nothing says which event series 2 is of",
                 2,
                 {"seriesMeta": [{"eventIndex": 0}], "seriesLabels": [0, 0]},
             ),
-            (
-                {"e2": event("b")},
-                "2 series but the labels [(1, '(all)'), (1, '(all)')]",
-                2,
-                {"seriesMeta": [{"eventIndex": 0}, {"eventIndex": 0}]},
-            ),
+            ({"e2": event("b")}, TWICE, 2, {"seriesMeta": [{"eventIndex": 0}, {"eventIndex": 0}]}),
         ],
     )
     def test_given_series_that_cannot_be_told_apart_when_extracted_then_it_fails(
         self, query: dict[str, str], found: str, count: int, labels: dict[str, Any]
     ) -> None:
-        with pytest.raises(AirbyteTracedException) as failed:
-            self.extract(query, {"xValues": DAYS, "series": [[1, 2, 3]] * count, **labels})
-        asked = "/api/2/events/segmentation for 20240101 to 20240103"
-        assert failed.value.message == unreadable(asked, found)
+        data = {"xValues": DAYS, "series": [[1, 2, 3]] * count, **labels}
+        assert self.reason(query, data) == found
 
-    def test_given_days_that_were_not_asked_for_when_extracted_then_it_fails(self) -> None:
-        with pytest.raises(AirbyteTracedException, match="2 days where 3 were asked for"):
-            self.extract({}, {"xValues": DAYS[1:], "series": [[1, 2]]})
+    MONDAYS_ASKED: ClassVar[dict[str, str]] = {"i": "7", "start": "20231218", "end": "20240103"}
+    MONTHS_ASKED: ClassVar[dict[str, str]] = {"i": "30", "start": "20231201", "end": "20240103"}
+
+    @pytest.mark.parametrize(
+        ("query", "xs", "found"),
+        [
+            ({}, DAYS[1:], "1 of 3 dates are missing: 2024-01-01"),
+            ({}, [*DAYS[:2], DAYS[1]], "a date stands twice"),
+            ({}, [*DAYS[:2], 20240103], "date 3 is a number, which was not asked for"),
+            (
+                {},
+                [*DAYS[:2], "2024-01-03T05:00:00"],
+                'date 3 is "2024-01-03T05:00:00", which was not asked for',
+            ),
+            (
+                MONDAYS_ASKED,
+                ["2023-12-18", "2023-12-25", "2023-12-31"],
+                'date 3 is "2023-12-31", which was not asked for',
+            ),
+            (
+                MONDAYS_ASKED,
+                ["2023-12-18", "2024-01-01"],
+                "1 of 3 dates are missing: 2023-12-25",
+            ),
+            (
+                MONTHS_ASKED,
+                ["2023-12-02", "2024-01-01"],
+                'date 1 is "2023-12-02", which was not asked for',
+            ),
+        ],
+    )
+    def test_given_dates_that_were_not_asked_for_when_extracted_then_it_fails(
+        self, query: dict[str, str], xs: list[Any], found: str
+    ) -> None:
+        assert self.reason(query, {"xValues": xs, "series": [[1] * len(xs)]}) == found
 
     @pytest.mark.parametrize(("count", "warned"), [(999, False), (1000, True)])
     def test_given_as_many_groups_as_there_can_be_when_extracted_then_it_is_logged(
@@ -267,6 +436,11 @@ class TestSegmentation:
         )
         assert caplog.messages == ([expected] if warned else [])
 
+    def reason(self, query: dict[str, str], data: dict[str, Any]) -> str:
+        first, last = (query.get(name, WHOLE[name]) for name in ("start", "end"))
+        asked = f"/api/2/events/segmentation for {first} to {last}"
+        return reason(asked, lambda: self.extract(query, data))
+
     @staticmethod
     def extract(query: dict[str, str], data: dict[str, Any]) -> list[Any]:
         asked = {"e": event("a"), "m": "uniques", "i": "1", **WHOLE, **query}
@@ -277,27 +451,85 @@ class TestSegmentation:
 
 
 class TestWeeksAndMonths:
-    def test_given_weeks_when_synced_then_one_more_is_asked_for_on_both_sides(self) -> None:
-        query = {"kind": "segmentation", "events": ["Signed Up"], "interval": "week"}
+    WEEKS: ClassVar[dict[str, Any]] = {
+        **{"kind": "segmentation", "events": ["Signed Up"], "interval": "week"},
+    }
+
+    def test_given_a_start_within_a_week_when_synced_then_whole_weeks_are_asked_for(self) -> None:
         asked = {"e": event("Signed Up"), "m": "uniques", "i": "7", **LIMIT}
-        mondays = ["2023-12-18", "2023-12-25", "2024-01-01"]
+        mondays = ["2023-11-20", "2023-11-27", "2023-12-04", "2023-12-11"]
+        later = ["2023-12-18", "2023-12-25", "2024-01-01"]
         with HttpMocker() as http:
+            window = {"start": "20231120", "end": "20231217"}
+            segmentation(http, {**asked, **window}, series(mondays, [1, 2, 3, 4]))
             window = {"start": "20231218", "end": "20240103"}
-            segmentation(http, {**asked, **window}, series(mondays, [1, 2, 3]))
-            output = read_stream("report_x", {**reports(x=query), "start_date": "2023-12-25"})
-        assert [(r["date"], r["value"], r["is_complete"]) for r in records(output)] == [
-            ("2023-12-25", 2, True),
-            ("2024-01-01", 3, False),
+            segmentation(http, {**asked, **window}, series(later, [5, 6, 7], seriesLabels=[0]))
+            settings = {**reports(x=self.WEEKS), "start_date": "2023-11-22"}
+            output = read_stream("report_x", settings)
+        found = sorted((r["date"], r["value"], r["is_complete"]) for r in records(output))
+        assert found == [
+            (monday, value, monday < "2024-01-01")
+            for value, monday in enumerate([*mondays, *later], start=1)
         ]
+        assert output.errors == []
         assert final_state(output) == {"date": "2024-01-01"}
 
-    def test_given_a_state_when_synced_then_a_week_more_than_the_look_back_is_read_again(
-        self,
+    @pytest.mark.parametrize(
+        ("look_back", "first"), [(0, "2024-01-01"), (1, "2023-12-25"), (8, "2023-12-18")]
+    )
+    def test_given_a_state_when_synced_then_the_week_of_the_look_back_is_read_again(
+        self, look_back: int, first: str
     ) -> None:
-        query = {"kind": "segmentation", "events": ["Signed Up"], "interval": "week"}
-        settings = {**reports(x=query), "start_date": "2023-01-01", "dashboard_lookback_days": 1}
+        settings = {**reports(x=self.WEEKS), "start_date": "2023-01-01"}
+        settings |= {"dashboard_lookback_days": look_back}
         windows = windows_of("report_x", settings, {"date": "2024-01-01"})
-        assert windows == [("2023-12-25", "2024-01-03")]
+        assert windows == [(first, "2024-01-03")]
+
+    @pytest.mark.parametrize(
+        ("more", "length"),
+        [
+            ({}, 28),
+            ({"events": ["a", "b"], "group_by": ["country", "platform"]}, 7),
+        ],
+    )
+    def test_given_a_dear_query_when_synced_then_its_windows_are_whole_weeks_still(
+        self, more: dict[str, Any], length: int
+    ) -> None:
+        settings = {**reports(x={**self.WEEKS, **more}), "start_date": "2023-01-05"}
+        windows = windows_of("report_x", settings, {})
+        assert windows[0][0] == "2023-01-02"
+        starts, ends = ([date.fromisoformat(w[n]) for w in windows] for n in (0, 1))
+        assert {day.weekday() for day in starts} == {0}
+        lengths = [(end - start).days + 1 for start, end in zip(starts, ends, strict=True)]
+        assert {*lengths[:-1]} == {length}
+        assert ends[-1] == date(2024, 1, 3)
+
+    def test_given_an_end_date_when_synced_then_its_week_is_whole(self) -> None:
+        settings = {**reports(x=self.WEEKS), "start_date": "2023-12-06", "end_date": "2023-12-13"}
+        assert windows_of("report_x", settings, {}) == [("2023-12-04", "2023-12-17")]
+
+    @pytest.mark.parametrize(
+        ("interval", "i", "today", "dates"),
+        [
+            ("week", "7", "2024-01-29", ["2024-01-01", *JANUARY_MONDAYS]),
+            ("month", "30", "2024-02-01", ["2024-01-01", "2024-02-01"]),
+        ],
+    )
+    def test_given_a_first_day_when_synced_then_the_last_window_ends_with_it(
+        self, standing_clock: Any, interval: str, i: str, today: str, dates: list[str]
+    ) -> None:
+        standing_clock.move_to(f"{today}T12:00:00Z")
+        asked = {"e": event("Signed Up"), "m": "uniques", "i": i, **LIMIT}
+        window = {"start": "20240101", "end": today.replace("-", "")}
+        settings = {**reports(x={**self.WEEKS, "interval": interval}), "start_date": "2024-01-04"}
+        with HttpMocker() as http:
+            segmentation(http, {**asked, **window}, series(dates, [*range(len(dates))]))
+            output = read_stream("report_x", settings)
+        assert [(r["date"], r["value"], r["is_complete"]) for r in records(output)] == [
+            (day, value, day < today) for value, day in enumerate(dates)
+        ]
+        assert output.errors == []
+        assert final_state(output) == {"date": today}
 
     MONTHS: ClassVar[dict[str, Any]] = {
         **{"kind": "segmentation", "events": ["Signed Up"], "interval": "month"},
@@ -321,6 +553,7 @@ class TestWeeksAndMonths:
             output = read_stream("report_x", {**reports(x=self.MONTHS), "start_date": "2023-11-17"})
         found = sorted((r["date"], r["is_complete"]) for r in records(output))
         assert found == [("2023-11-01", True), ("2023-12-01", True), ("2024-01-01", False)]
+        assert output.errors == []
         assert final_state(output) == {"date": "2024-01-01"}
 
     def test_given_a_state_when_synced_then_the_month_of_the_look_back_is_read_again(self) -> None:
@@ -345,18 +578,21 @@ class TestWeeksAndMonths:
 STEPS = ["Cart Viewed", "Checkout Started"]
 
 
-def funnel(day: str) -> HttpResponse:
-    xs = {"xValues": [day]}
-    times = {"series": [[0, 1500]], **xs}
-    return answer(
-        [
-            {
-                **{"meta": {"segmentIndex": 0}, "events": STEPS, "groupValue": "iOS"},
-                "dayFunnels": {"series": [[4, 1]], **xs, "isComplete": [False]},
-                **{"dayMedianTransTimes": times, "dayAvgTransTimes": times},
-            }
-        ]
-    )
+CONVERTED = {"median_seconds": 1.5, "average_seconds": 1.5}
+
+
+def funnel(*xs: str, group: str = "iOS") -> HttpResponse:
+    """An answer of the recorded shape to two steps: four users a day, one of whom takes both."""
+    days = {"xValues": xs, "formattedXValues": ["Jan 3"] * len(xs)}
+    times = {"series": [[0, 1500]] * len(xs), **days}
+    found = {
+        **{"events": STEPS, "cumulativeRaw": [4, 1], "cumulative": [1.0, 0.25]},
+        **{"stepByStep": [1.0, 0.25], "dayFunnels": {"series": [[4, 1]] * len(xs), **days}},
+        **{"dayMedianTransTimes": times, "dayAvgTransTimes": times},
+        **{"medianTransTimes": [0, 1500], "avgTransTimes": [0, 1500], "groupValue": group},
+        **{"meta": {"segmentIndex": 0}, "propsum": []},
+    }
+    return HttpResponse(json.dumps({"data": [found], "numSeries": 1, "wasCached": False}))
 
 
 class TestFunnels:
@@ -385,6 +621,76 @@ class TestFunnels:
         ]
         assert final_state(output) == {"date": "2024-01-03"}
 
+    QUERY: ClassVar[dict[str, Any]] = {
+        **{"kind": "funnel", "events": STEPS, "conversion_window_days": 2},
+    }
+    ASKED: ClassVar[dict[str, Any]] = {
+        **{"e": [event(step) for step in STEPS], "mode": "ordered", "n": "active"},
+        **{"cs": "172800", "i": "1", **LIMIT},
+    }
+
+    @pytest.mark.parametrize(
+        ("zone", "today", "complete"),
+        [
+            ("UTC", "2024-01-03", {"2023-12-30", "2023-12-31"}),
+            # Two o'clock of the 4th.
+            ("Pacific/Kiritimati", "2024-01-04", {"2023-12-30", "2023-12-31", "2024-01-01"}),
+        ],
+    )
+    def test_given_days_when_synced_then_those_whose_conversion_window_is_over_are_complete(
+        self, zone: str, today: str, complete: set[str]
+    ) -> None:
+        wanted = days("2023-12-30", today)
+        window = {"start": "20231230", "end": today.replace("-", "")}
+        settings = {**reports(x=self.QUERY), "start_date": "2023-12-30", "project_timezone": zone}
+        with HttpMocker() as http:
+            get(http, "2/funnels", {**self.ASKED, **window}, funnel(*wanted, group=""))
+            output = read_stream("report_x", settings)
+        assert records(output) == [
+            {
+                **{"date": day, "group": "(all)", "is_complete": day in complete},
+                **{"step": step, "event": name, "users": users, "conversion": users / 4},
+                **(CONVERTED if step == 2 else {}),
+            }
+            for day in wanted
+            for step, name, users in zip((1, 2), STEPS, (4, 1), strict=True)
+        ]
+        assert output.errors == []
+        assert final_state(output) == {"date": today}
+        properties = MANIFEST["schemas"]["report_funnel"]["properties"]
+        assert records(output)[1].keys() | {"project_name"} == properties.keys()
+
+    def test_given_nobody_who_took_the_first_step_when_synced_then_no_records_and_no_error(
+        self,
+    ) -> None:
+        nobody = HttpResponse(json.dumps({"data": [], "numSeries": 0}))
+        settings = {**reports(x=self.QUERY), "dashboard_lookback_days": 0}
+        with HttpMocker() as http:
+            get(http, "2/funnels", {**self.ASKED, **WHOLE}, nobody)
+            output = read_stream("report_x", settings, {"date": "2024-01-03"})
+        assert records(output) == []
+        assert output.errors == []
+        assert final_state(output) == {"date": "2024-01-03"}
+
+    def test_given_a_contradiction_when_synced_then_nothing_is_stored_and_the_state_stays(
+        self,
+    ) -> None:
+        settings = {**reports(x=self.QUERY), "dashboard_lookback_days": 0}
+        with HttpMocker() as http:
+            get(http, "2/funnels", {**self.ASKED, **WHOLE}, funnel(*DAYS[:2]))
+            output = read_stream(
+                "report_x",
+                settings,
+                {"date": "2024-01-02"},
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        message, failure_type = first_error(output)
+        assert "/api/2/funnels for 20240101 to 20240103" in message
+        assert "1 of 3 dates are missing: 2024-01-03" in message
+        assert failure_type is FailureType.system_error
+        assert records(output) == []
+        assert final_state(output) == {"date": "2024-01-02"}
+
     def test_given_a_state_when_synced_then_the_days_of_the_conversion_window_are_read_again(
         self,
     ) -> None:
@@ -396,24 +702,52 @@ class TestFunnels:
         assert windows[-1][1] == "2024-01-03"
 
 
+def cohorts(**cells: list[int]) -> HttpResponse:
+    """Retention of the recorded shape, newest cohort first: sizes, then users of each day."""
+    values = {
+        f"Jan {day.removeprefix('d')}, 2024": [
+            {
+                **{"count": count, "outof": numbers[0], "incomplete": len(numbers) - n <= 2},
+                **{"retainedSetId": "r", "dropoffSetId": "d"},
+            }
+            for n, count in enumerate(numbers)
+        ]
+        for day, numbers in cells.items()
+    }
+    found = {"dates": [*values], "values": values, "combined": [{"count": 0, "outof": 0}]}
+    return answer({"series": [found], "seriesMeta": [{"segmentIndex": 0, "eventIndex": 0}]})
+
+
 class TestRetention:
-    def test_given_nothing_else_when_synced_then_new_users_who_are_active_are_followed(
-        self,
+    @pytest.mark.parametrize(
+        ("mode", "sent"),
+        [({}, {}), ({"mode": "n-day"}, {}), ({"mode": "rolling"}, {"rm": "rolling"})],
+    )
+    def test_given_new_users_when_synced_then_they_are_followed_up_to_today(
+        self, mode: dict[str, str], sent: dict[str, str]
     ) -> None:
-        asked = {"se": event("_new"), "re": event("_active"), "rm": "n-day", "i": "1", **TODAY}
-        cells = [{"count": 5, "outof": 5, "incomplete": False}] * 2
-        cohorts = answer({"series": [{"dates": ["Jan 3"], "values": {"Jan 3": cells}}]})
-        settings = {**reports(kept={"kind": "retention"}), "start_date": "2024-01-03"}
+        asked = {"se": event("_new"), "re": event("_active"), **sent, "i": "1", **WHOLE}
+        answered = cohorts(d03=[0, 0], d02=[7, 7, 2], d01=[5, 5, 3, 1])
         with HttpMocker() as http:
-            get(http, "2/retention", asked, cohorts)
-            output = read_stream("report_kept", settings)
-        [record] = records(output)
-        assert record == {
-            **{"cohort_date": "2024-01-03", "day_number": 0, "cohort_size": 5, "users": 5},
-            "is_complete": True,
-        }
+            get(http, "2/retention", asked, answered)
+            output = read_stream("report_kept", reports(kept={"kind": "retention", **mode}))
+        assert records(output) == [
+            {
+                **{"cohort_date": day, "day_number": number, "cohort_size": size},
+                **{"users": users, "is_complete": is_complete},
+            }
+            for day, number, size, users, is_complete in (
+                ("2024-01-03", 0, 0, 0, False),
+                ("2024-01-02", 0, 7, 7, False),
+                ("2024-01-02", 1, 7, 2, False),
+                ("2024-01-01", 0, 5, 5, True),
+                ("2024-01-01", 1, 5, 3, False),
+                ("2024-01-01", 2, 5, 1, False),
+            )
+        ]
         properties = MANIFEST["schemas"]["report_retention"]["properties"]
-        assert record.keys() | {"project_name"} == properties.keys()
+        assert records(output)[0].keys() | {"project_name"} == properties.keys()
+        assert output.errors == []
         assert final_state(output) == {"cohort_date": "2024-01-03"}
 
     def test_given_brackets_when_synced_then_they_are_numbered_and_followed_to_their_end(
@@ -428,29 +762,223 @@ class TestRetention:
             **{"se": event("Signed Up"), "re": event("Song Played"), "rm": "bracket"},
             **{"rb": brackets, "i": "1", **TODAY},
         }
-        cells = [{"count": n, "outof": 5, "incomplete": False} for n in (5, 4, 3)]
-        cohorts = answer({"series": [{"dates": ["Jan 3"], "values": {"Jan 3": cells}}]})
         settings = {**reports(kept=query), "start_date": "2024-01-03"}
         with HttpMocker() as http:
-            get(http, "2/retention", asked, cohorts)
+            get(http, "2/retention", asked, cohorts(d03=[5, 4, 3, 2]))
             output = read_stream("report_kept", settings)
         assert [(r["day_number"], r["users"]) for r in records(output)] == [(0, 4), (1, 3)]
+        assert output.errors == []
+        assert final_state(output) == {"cohort_date": "2024-01-03"}
         settings |= {"start_date": "2023-01-01", "dashboard_lookback_days": 1}
         windows = windows_of("report_kept", settings, {"cohort_date": "2024-01-03"})
         # One day of its own, one of the look-back, 90 of the brackets.
         assert windows[0][0] == "2023-10-04"
 
 
+def composed(xs: list[Any], *numbers: list[int]) -> HttpResponse:
+    return answer({"xValues": xs, "series": numbers, "seriesLabels": ["gp:plan"] * len(numbers)})
+
+
+class TestComposition:
+    SETTINGS = reports(plans={"kind": "composition", "property": "gp:plan"})
+    # Days are asked for side by side.
+    IN_TURN: ClassVar[dict[str, Any]] = {**SETTINGS, "num_workers": 1}
+
+    @staticmethod
+    def ask(http: HttpMocker, day: str, *answers: HttpResponse) -> None:
+        asked = {"p": "gp:plan", "start": day.replace("-", ""), "end": day.replace("-", "")}
+        get(http, "2/composition", asked, *answers)
+
+    def test_given_days_when_synced_then_each_is_asked_for_by_itself(self) -> None:
+        with HttpMocker() as http:
+            for number, day in enumerate(DAYS):
+                self.ask(http, day, composed(["(none)", "premium"], [7, number]))
+            output = read_stream("report_plans", self.IN_TURN)
+        assert records(output) == [
+            {"date": day, "value": value, "users": users, "is_complete": day < DAYS[-1]}
+            for number, day in enumerate(DAYS)
+            for value, users in (("(none)", 7), ("premium", number))
+        ]
+        assert output.errors == []
+        assert final_state(output) == {"date": "2024-01-03"}
+        schema = MANIFEST["schemas"]["report_composition"]
+        for record in records(output):
+            Draft7Validator(schema).validate(record)
+            assert record.keys() | {"project_name"} == schema["properties"].keys()
+
+    @pytest.mark.parametrize(
+        "nothing", [{"xValues": [], "series": [], "seriesLabels": []}, {"series": []}]
+    )
+    def test_given_a_quiet_day_when_synced_then_it_has_no_records_and_the_others_have(
+        self, nothing: dict[str, Any]
+    ) -> None:
+        with HttpMocker() as http:
+            self.ask(http, DAYS[0], composed(["free"], [1]))
+            self.ask(http, DAYS[1], answer(nothing))
+            self.ask(http, DAYS[2], composed(["free"], [3]))
+            output = read_stream("report_plans", self.SETTINGS)
+        assert sorted((r["date"], r["users"]) for r in records(output)) == [
+            ("2024-01-01", 1),
+            ("2024-01-03", 3),
+        ]
+        assert output.errors == []
+        assert final_state(output) == {"date": "2024-01-03"}
+
+    def test_given_nothing_but_quiet_days_when_synced_then_the_state_stays(self) -> None:
+        nothing = composed([])
+        with HttpMocker() as http:
+            for day in DAYS[1:]:
+                self.ask(http, day, nothing)
+            settings = {**self.SETTINGS, "dashboard_lookback_days": 0}
+            output = read_stream("report_plans", settings, {"date": "2024-01-02"})
+        assert records(output) == []
+        assert output.errors == []
+        assert final_state(output) == {"date": "2024-01-02"}
+
+    def test_given_days_before_the_history_when_synced_then_they_are_empty_and_logged(self) -> None:
+        too_far = refusal(
+            403,
+            type="unspecified",
+            message="Unspecified Error",
+            metadata={"details": "Date too far back"},
+        )
+        with HttpMocker() as http:
+            for day in ("2023-12-31", "2024-01-01"):
+                self.ask(http, day, too_far)
+            for day in DAYS[1:]:
+                self.ask(http, day, composed(["free"], [3]))
+            output = read_stream("report_plans", {**self.IN_TURN, "start_date": "2023-12-31"})
+        assert [r["date"] for r in records(output)] == DAYS[1:]
+        assert output.errors == []
+        assert final_state(output) == {"date": "2024-01-03"}
+        assert [line for line in logged(output) if "history" in line] == [
+            "Amplitude answered HTTP 403 (Unspecified Error: Date too far back) to "
+            "/api/2/composition for 2023-12-31: the project's plan keeps no history as old as "
+            "that. Days before the first one that can be read have no records.",
+            "/api/2/composition: the first day of the project's history that could be read is "
+            "2024-01-02.",
+        ]
+
+    def test_given_values_that_are_no_texts_when_synced_then_they_become_texts(self) -> None:
+        settings = {**self.SETTINGS, "start_date": "2024-01-03"}
+        with HttpMocker() as http:
+            self.ask(http, DAYS[2], composed(["1.10", 2, 2.5, True], [1, 2, 3, 4]))
+            output = read_stream("report_plans", settings)
+        assert [(r["value"], r["users"]) for r in records(output)] == [
+            ("1.10", 1),
+            ("2", 2),
+            ("2.5", 3),
+            ("true", 4),
+        ]
+
+    @pytest.mark.parametrize(
+        ("xs", "numbers", "found"),
+        [
+            (["free", None], [[1, 2]], "x value 2 is null"),
+            (["free", "free"], [[1, 2]], "an x value stands twice"),
+            ([1, "1"], [[1, 2]], "an x value stands twice"),
+            ([["free"]], [[1]], "x value 1 is a list"),
+            (["free"], [[1, 2]], "1 x values but 2 values in series 1"),
+            (["free"], [["1"]], "value 1 of series 1 is a text"),
+            (["free"], [[1], [2]], TWICE),
+        ],
+    )
+    def test_given_what_cannot_be_paired_when_synced_then_it_fails_and_the_state_stays(
+        self, xs: list[Any], numbers: list[list[Any]], found: str
+    ) -> None:
+        settings = {**self.SETTINGS, "dashboard_lookback_days": 0}
+        with HttpMocker() as http:
+            self.ask(http, DAYS[1], composed(xs, *numbers))
+            self.ask(http, DAYS[2], composed(["free"], [3]))
+            output = read_stream(
+                "report_plans",
+                settings,
+                {"date": "2024-01-02"},
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        message, failure_type = first_error(output)
+        asked = "/api/2/composition for 20240102 to 20240102"
+        assert f"{asked} can't be read without guessing: {found}. " in message
+        assert failure_type is FailureType.system_error
+        assert [r["date"] for r in records(output)] == ["2024-01-03"]
+        assert final_state(output) == {"date": "2024-01-02"}
+
+    def test_given_a_property_that_is_unknown_when_synced_then_the_report_is_named(self) -> None:
+        unknown = {"details": "Invalid user property gp:plan"}
+        said = "Invalid chart definition: Invalid user property gp:plan"
+        settings = {**self.SETTINGS, "start_date": "2024-01-03"}
+        with HttpMocker() as http:
+            message = "Invalid chart definition"
+            self.ask(http, DAYS[2], refusal(400, message=message, metadata=unknown))
+            output = read_stream(
+                "report_plans", settings, expected=ExpectedOutcome.EXPECT_EXCEPTION
+            )
+        assert first_error(output) == (
+            f"Amplitude answered HTTP 400 ({said}). This is about the report plans: mend it in "
+            "Reports, or remove it there.",
+            FailureType.config_error,
+        )
+
+    def test_given_a_state_when_synced_then_the_look_back_is_read_again(self) -> None:
+        settings = {**self.SETTINGS, "start_date": "2023-01-01", "dashboard_lookback_days": 1}
+        with HttpMocker() as http:
+            for day in DAYS[1:]:
+                self.ask(http, day, composed(["free"], [3]))
+            output = read_stream("report_plans", settings, {"date": "2024-01-03"})
+        assert sorted(r["date"] for r in records(output)) == DAYS[1:]
+        assert final_state(output) == {"date": "2024-01-03"}
+
+    def test_given_a_state_in_the_future_when_synced_then_it_is_set_back_to_today(self) -> None:
+        settings = {**self.SETTINGS, "dashboard_lookback_days": 0}
+        with HttpMocker() as http:
+            self.ask(http, DAYS[2], composed(["free"], [3]))
+            output = read_stream("report_plans", settings, {"date": "2030-01-01"})
+        assert [r["date"] for r in records(output)] == ["2024-01-03"]
+        assert final_state(output) == {"date": "2024-01-03"}
+        assert [line for line in logged(output) if "future" in line] == [
+            "The saved state of the stream report_plans lies in the future (2030-01-01). It is "
+            "set back to 2024-01-03."
+        ]
+
+    def test_given_an_end_date_when_synced_then_the_day_before_is_the_last(self) -> None:
+        with HttpMocker() as http:
+            for day in DAYS[:2]:
+                self.ask(http, day, composed(["free"], [3]))
+            output = read_stream("report_plans", {**self.SETTINGS, "end_date": "2024-01-03"})
+        assert sorted((r["date"], r["is_complete"]) for r in records(output)) == [
+            ("2024-01-01", True),
+            ("2024-01-02", True),
+        ]
+        assert final_state(output) == {"date": "2024-01-02"}
+
+    def test_given_three_months_when_synced_then_a_day_costs_1(self) -> None:
+        began = time.time()
+        with requests_mock.Mocker() as http:
+            answered = {"data": {"xValues": ["free"], "series": [[3]]}}
+            http.get(f"{API}/2/composition", json=answered)
+            output = read_stream("report_plans", {**self.SETTINGS, "start_date": "2023-10-01"})
+            asked = [(r.qs["start"], r.qs["end"], r.qs["p"]) for r in http.request_history]
+        assert sorted(asked) == [
+            ([day.replace("-", "")], [day.replace("-", "")], ["gp:plan"]) for day in ALL_DAYS
+        ]
+        assert time.time() - began < 1
+        assert [line for line in logged(output) if "costs" in line] == [
+            "The report plans costs 1 for each day, of the 1,000 that Amplitude grants in five "
+            "minutes."
+        ]
+
+
 class TestSavedCharts:
     SETTINGS = reports(board={"kind": "chart", "chart_id": "abc123"})
 
-    CSV = '"\tPlatform","2024-01-01T00:00:00"\r\n"\tiOS","12.5%"\r\n'
+    CSV = '"\tDaily"\r\n\r\n"\tPlatform","\t2024-01-01"\r\n"\tiOS","12.5%"\r\n'
 
     @pytest.mark.parametrize("body", [answer(CSV), HttpResponse(CSV)], ids=["json", "text"])
     def test_given_a_chart_when_synced_then_its_cells_are_stored(self, body: HttpResponse) -> None:
         with HttpMocker() as http:
             get(http, "3/chart/abc123/csv", {}, body)
             output = read_stream("report_board", self.SETTINGS, sync_mode=SyncMode.full_refresh)
+        assert output.errors == []
         assert records(output) == [
             {
                 **{"series": "iOS", "labels": {"Platform": "iOS"}, "is_previous": False},
@@ -529,24 +1057,35 @@ def test_given_any_text_when_asked_for_then_it_is_taken_as_it_was_typed(text: st
     assert [(r["event"], r["group"]) for r in records(output)] == [(text, text)]
 
 
+@pytest.mark.parametrize("text", ["a {{ config['secret_key'] }}", "1e3", "'a' \"type\" {% if"])
+def test_given_any_property_when_composed_then_it_is_taken_as_it_was_typed(text: str) -> None:
+    query = {"kind": "composition", "property": f"gp:{text}"}
+    with HttpMocker() as http:
+        get(http, "2/composition", {"p": f"gp:{text}", **TODAY}, composed([text], [1]))
+        output = read_stream("report_x", {**reports(x=query), "start_date": "2024-01-03"})
+    assert [(r["value"], r["users"]) for r in records(output)] == [(text, 1)]
+
+
 def test_when_discovered_then_reports_follow_the_streams_of_all() -> None:
     settings = reports(
         b=BY_COUNTRY,
         a={"kind": "retention"},
         c={"kind": "chart", "chart_id": "abc123"},
         d={"kind": "funnel", "events": STEPS},
+        e={"kind": "composition", "property": "platform"},
     )
     streams = [s.as_airbyte_stream() for s in SourceAmplitude(config=settings).streams(settings)]
     assert [
         (s.name, [key for key, *_ in s.source_defined_primary_key or []], s.default_cursor_field)
-        for s in streams[-4:]
+        for s in streams[-5:]
     ] == [
         ("report_b", ["date", "event_number", "group"], ["date"]),
         ("report_d", ["date", "step", "group"], ["date"]),
         ("report_a", ["cohort_date", "day_number"], ["cohort_date"]),
+        ("report_e", ["date", "value"], ["date"]),
         ("report_c", ["series", "is_previous", "date"], None),
     ]
-    for stream in streams[-4:]:
+    for stream in streams[-5:]:
         fields = stream.json_schema["properties"].keys()
         keys = {key for key, *_ in stream.source_defined_primary_key or []}
         assert keys | {*(stream.default_cursor_field or [])} <= fields
@@ -613,15 +1152,15 @@ class TestBudget:
         output, _, _ = self.read(44)
         assert [line for line in logged(output) if "costs" in line] == [
             "The report x costs 20 for each day, of the 1,000 that Amplitude grants in five "
-            "minutes. It is asked for up to 10 days at once, which cost 200."
+            "minutes."
         ]
 
 
 DEAR = {"kind": "funnel", "events": [f"Step {n}" for n in range(11)], "group_by": ["country"]}
 DEAR_COMPLAINT = (
     "Reports (reports) is not valid: x would cost 220, where one request may cost 200. That is 2 "
-    "days, the fewest that can be asked for, times 5 conditions (one, four for each group-by, and "
-    "those of Users), times 22 for its events. Leave out some of these."
+    "days, the fewest that can be asked for, at 110 each: conditions (one, four for each group-by, "
+    "and those of Users) times what its events count. Leave out some of these."
 )
 
 
@@ -715,7 +1254,7 @@ class TestRefusals:
             (
                 {"name": "x", "query": {"kind": "funnels"}},
                 "x: Question (query): kind is 'funnels', not one of segmentation, funnel, "
-                "retention, chart",
+                "retention, composition, chart",
             ),
             (
                 {"name": "x", "query": {"kind": "funnel", "events": ["a"]}},
@@ -742,6 +1281,22 @@ class TestRefusals:
             (
                 {"name": "x", "query": {"kind": "chart", "chart_id": "a/chart/b"}},
                 "x: Question (query): Chart ID (chart_id): 'a/chart/b' is not of the form abc123",
+            ),
+            *(
+                (
+                    {"name": "x", "query": {"kind": "composition", "property": text}},
+                    f"x: Question (query): Property (property): {text!r} is not of the form "
+                    "country, platform, gp:plan",
+                )
+                for text in ("plan", "gp:", "Country", "device_type", "a,country")
+            ),
+            (
+                {"name": "x", "query": {"kind": "composition"}},
+                "x: Question (query): Property (property) is missing",
+            ),
+            (
+                {"name": "x", "query": {"kind": "composition", "property": "os", "segment": "[]"}},
+                "x: Question (query): there is no field segment, but kind, property",
             ),
             (
                 {"name": "x", "query": {"kind": "retention", "events": ["a"]}},

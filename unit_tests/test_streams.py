@@ -56,7 +56,12 @@ def event(uuid: str, uploaded: str) -> dict[str, Any]:
     return {"uuid": uuid, "server_upload_time": uploaded, "event_type": "Signed Up"}
 
 
-NO_DATA = HttpResponse("Raw data files were not found.", 404)
+NO_DATA = refusal(
+    404,
+    type="unspecified",
+    message="Unspecified Error",
+    metadata={"details": "Raw data files were not found."},
+)
 TOO_LARGE = HttpResponse("", 400)
 
 
@@ -353,17 +358,64 @@ class TestEvents:
         assert failure_type == FailureType.transient_error
 
     @pytest.mark.parametrize(
-        ("body", "said"),
+        ("empty", "said"),
         [
-            ("<html>Not found</html>", "<html>Not found</html>"),
-            ('{"error": "Not found"}', "Not found"),
-            ("", "an empty body"),
+            (NO_DATA, "Unspecified Error: Raw data files were not found."),
+            (
+                refusal(404, metadata={"details": "Raw data files were not found"}),
+                "Raw data files were not found",
+            ),
+            (
+                refusal(404, message="Raw data files were not found.", metadata=None),
+                "Raw data files were not found.",
+            ),
+            *(
+                (HttpResponse(text, 404), text.strip())
+                for text in ("Raw data files were not found.", "Raw data files were not found\n")
+            ),
         ],
+        ids=["envelope", "no full stop", "message", "text", "text without full stop"],
+    )
+    def test_given_amplitudes_sentence_for_no_events_when_read_then_the_window_is_empty(
+        self, empty: HttpResponse, said: str
+    ) -> None:
+        with HttpMocker() as http:
+            http.get(export("20240102T00", "20240102T23"), empty)
+            http.get(
+                export("20240103T00", "20240103T20"),
+                exported(event("a", "2024-01-03 07:00:00.000000")),
+            )
+            output = read_stream("events", config(start_date="2024-01-02T00:00:00Z"))
+        assert [record["uuid"] for record in records(output)] == ["a"]
+        assert output.errors == []
+        assert final_state(output) == {"server_upload_time": "20240103T07"}
+        line = f"Export of 20240102T00 to 20240102T23: no events (HTTP 404: {said})"
+        assert line in logged(output)
+
+    @pytest.mark.parametrize(
+        ("foreign", "said"),
+        [
+            (HttpResponse("<html>Not found</html>", 404), "<html>Not found</html>"),
+            (
+                HttpResponse("<p>Raw data files were not found.</p>", 404),
+                "<p>Raw data files were not found.</p>",
+            ),
+            (HttpResponse('{"error": "Not found"}', 404), "Not found"),
+            (
+                refusal(404, message="Unspecified Error", metadata={"details": "No data"}),
+                "Unspecified Error: No data",
+            ),
+            (HttpResponse("[]", 404), "[]"),
+            (HttpResponse("{}", 404), "{}"),
+            (HttpResponse("", 404), "an empty body"),
+            (HttpResponse("File not found.", 404), "File not found."),
+            (HttpResponse("No data", 404), "No data"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
     )
     def test_given_a_404_that_is_not_amplitudes_when_read_then_nothing_is_skipped(
-        self, body: str, said: str
+        self, foreign: HttpResponse, said: str
     ) -> None:
-        foreign = HttpResponse(body, 404)
         with HttpMocker() as http:
             http.get(
                 export("20240102T00", "20240102T23"),
@@ -379,10 +431,10 @@ class TestEvents:
         assert final_state(output) == {"server_upload_time": "20240102T07"}
         assert first_error(output) == (
             "Exhausted available request attempts. Please see logs for more details. Exception: "
-            f"The answer to the export of 20240103T00 to 20240103T20 (HTTP 404: "
-            f"{said}) does not say in plain words, as Amplitude does, that "
-            "there are no events. It may be a gateway's or a proxy's, so nothing was skipped. Try "
-            "again later; if it stays, report it to Amplitude's support.",
+            f"The answer to the export of 20240103T00 to 20240103T20 (HTTP 404: {said}) is not "
+            "Amplitude's own sentence for a range without events, 'Raw data files were not found'. "
+            "It may be a gateway's or a proxy's, so nothing was skipped. Try again later; if it "
+            "stays, report it to Amplitude's support.",
             FailureType.transient_error,
         )
 
@@ -574,54 +626,31 @@ class TestActiveUsers:
         assert "country" not in message
         assert failure_type == FailureType.system_error
 
-    def test_given_labels_that_hold_a_key_when_they_are_named_then_it_is_masked(self) -> None:
+    def test_given_a_key_in_a_text_that_is_named_when_read_then_it_is_masked(self) -> None:
         with HttpMocker() as http:
             http.get(
                 HttpRequest(
                     USERS,
                     {"start": "20240103", "end": "20240103", "m": "active", "i": 1, "g": "country"},  # type: ignore[dict-item]
                 ),
-                answer(
-                    {
-                        "xValues": ["2024-01-03"],
-                        "series": [[1], [2]],
-                        "seriesLabels": ["x" * 270 + SECRET_KEY] * 2,
-                    }
-                ),
+                answer({"xValues": [SECRET_KEY], "series": [[1]], "seriesLabels": ["US"]}),
             )
             output = read_stream(
                 "active_users",
                 config(start_date="2024-01-03T00:00:00Z"),
                 expected=ExpectedOutcome.EXPECT_EXCEPTION,
             )
-        assert "****" in first_error(output)[0]
+        assert 'date 1 is "****", which' in first_error(output)[0]
         assert SECRET_KEY[:8] not in str(output.get_formatted_error_message()) + str(output.logs)
 
 
+def session_day(http: HttpMocker, day: str, sent: HttpResponse) -> None:
+    asked = dict.fromkeys(("start", "end"), day.replace("-", ""))
+    http.get(HttpRequest(SESSIONS, asked, AUTHORIZATION), sent)
+
+
 class TestAverageSessionLength:
-    def test_given_a_long_history_when_read_then_windows_have_eight_days(self) -> None:
-        settings = config(start_date="2023-12-20T00:00:00Z")
-        with HttpMocker() as http:
-            http.get(
-                HttpRequest(SESSIONS, {"start": "20231220", "end": "20231227"}, AUTHORIZATION),
-                answer(
-                    {
-                        "xValues": days("2023-12-20", "2023-12-27"),
-                        "series": [[61.5] * 8],
-                        "seriesMeta": [{"segmentIndex": 0}],
-                    }
-                ),
-            )
-            http.get(
-                HttpRequest(SESSIONS, {"start": "20231228", "end": "20240103"}, AUTHORIZATION),
-                answer({"xValues": days("2023-12-28", "2024-01-03"), "series": [[0] * 7]}),
-            )
-            output = read_stream("average_session_length", settings)
-        assert sorted(records(output), key=lambda record: str(record["date"])) == [
-            {"date": day, "length": 61.5 if day < "2023-12-28" else 0}
-            for day in days("2023-12-20", "2024-01-03")
-        ]
-        assert final_state(output) == {"date": "2024-01-03"}
+    """Each day is asked for by itself."""
 
     @pytest.mark.parametrize(
         ("start", "end", "last"),
@@ -629,18 +658,22 @@ class TestAverageSessionLength:
             ("2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z", "2024-01-01"),
             ("2024-01-01", "2024-01-02T00:00:01Z", "2024-01-02"),
             ("2024-01-01T23:30:00Z", "2024-01-02T23:30:00Z", "2024-01-02"),
+            ("2023-12-20T00:00:00Z", None, "2024-01-03"),
         ],
     )
-    def test_given_start_and_end_when_read_then_they_are_rounded_to_whole_days(
-        self, start: str, end: str, last: str
+    def test_given_start_and_end_when_read_then_every_day_that_they_touch_arrives(
+        self, start: str, end: str | None, last: str
     ) -> None:
-        asked = days("2024-01-01", last)
+        settings = config(start_date=start, **({"end_date": end} if end else {}))
+        asked = days(start[:10], last)
         with HttpMocker() as http:
-            http.get(
-                HttpRequest(SESSIONS, {"start": "20240101", "end": last.replace("-", "")}),
-                answer({"xValues": asked, "series": [[60] * len(asked)]}),
-            )
-            output = read_stream("average_session_length", config(start_date=start, end_date=end))
+            for number, day in enumerate(asked):
+                session_day(http, day, answer({"xValues": [day], "series": [[number]]}))
+            output = read_stream("average_session_length", settings)
+        assert sorted(records(output), key=lambda record: str(record["date"])) == [
+            {"date": day, "length": number} for number, day in enumerate(asked)
+        ]
+        assert output.errors == []
         assert final_state(output) == {"date": last}
 
     @pytest.mark.parametrize("written", ["2024-01-02", "2024-01-02T00:00:00"])
@@ -651,33 +684,31 @@ class TestAverageSessionLength:
         settings = config(start_date="2023-06-01T00:00:00Z", dashboard_lookback_days=lookback)
         asked = days(first_day, "2024-01-03")
         with HttpMocker() as http:
-            http.get(
-                HttpRequest(SESSIONS, {"start": first_day.replace("-", ""), "end": "20240103"}),
-                answer({"xValues": asked, "series": [[60] * len(asked)]}),
-            )
+            for day in asked:
+                session_day(http, day, answer({"xValues": [day], "series": [[60]]}))
             output = read_stream("average_session_length", settings, {"date": written})
+        assert sorted(str(record["date"]) for record in records(output)) == asked
         assert final_state(output) == {"date": "2024-01-03"}
 
-    def test_given_fewer_days_than_asked_for_when_read_then_nothing_is_stored_and_the_state_stays(
+    def test_given_another_day_than_asked_for_when_read_then_only_that_one_stays_behind(
         self,
     ) -> None:
         with HttpMocker() as http:
-            http.get(
-                HttpRequest(SESSIONS, {"start": "20240102", "end": "20240103"}),
-                answer({"xValues": ["2024-01-03"], "series": [[60]]}),
-            )
+            session_day(http, "2024-01-02", answer({"xValues": ["2024-01-02"], "series": [[60]]}))
+            session_day(http, "2024-01-03", answer({"xValues": ["2024-01-02"], "series": [[60]]}))
             output = read_stream(
                 "average_session_length",
                 config(dashboard_lookback_days=0),
                 {"date": "2024-01-02"},
                 expected=ExpectedOutcome.EXPECT_EXCEPTION,
             )
-        assert records(output) == []
+        assert records(output) == [{"date": "2024-01-02", "length": 60}]
         assert final_state(output) == {"date": "2024-01-02"}
         assert first_error(output) == (
-            "Amplitude's answer to /api/2/sessions/average for 20240102 to 20240103 can't be read "
-            "without guessing: 1 days where 2 were asked for. Nothing of it was stored. Try again "
-            "later; if it stays like this, report it to Amplitude's support.",
+            "Amplitude's answer to /api/2/sessions/average for 20240103 to 20240103 can't be read "
+            'without guessing: date 1 is "2024-01-02", which was not asked for. Nothing of it was '
+            "stored. Try again later; if it stays like this, report it to the connector's "
+            "maintainers.",
             FailureType.system_error,
         )
 
@@ -692,7 +723,7 @@ class TestLists:
             "start": "2025-11-01T23:30:00-08:00",
             "end": "2025-11-10T07:00:00+01:00",
             "details": "Version 2",
-            "category": {"id": 45678, "name": "Releases"},
+            "category": {"id": 45678, "category": "Releases"},
             "chart_id": "abc123",
         }
         startless = {"id": 2, "label": "Somewhen"}
@@ -704,7 +735,12 @@ class TestLists:
             )
             output = read_stream("annotations", config(), sync_mode=SyncMode.full_refresh)
         in_utc = {"start": "2025-11-02T07:30:00+00:00", "end": "2025-11-10T06:00:00+00:00"}
-        assert records(output) == [{**ranged, **in_utc, "date": "2025-11-01"}, startless, odd]
+        named = {"category": {"id": 45678, "category": "Releases", "name": "Releases"}}
+        assert records(output) == [
+            {**ranged, **in_utc, **named, "date": "2025-11-01"},
+            startless,
+            odd,
+        ]
 
     def test_given_cohorts_when_read_then_sync_metadata_is_asked_for_and_kept(self) -> None:
         cohort = {"id": "26umsb5", "size": 111, "syncMetadata": [{"target": "braze"}]}
@@ -806,7 +842,7 @@ class TestLists:
         assert message == (
             f"Amplitude's answer to {path} can't be read without guessing: {key} is {found} where "
             "a list should be. Nothing of it was stored. Try again later; if it stays like this, "
-            "report it to Amplitude's support."
+            "report it to the connector's maintainers."
         )
         assert failure_type == FailureType.system_error
 
@@ -821,10 +857,27 @@ class TestLists:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("stream", ["events", "active_users", "cohorts"])
-    @pytest.mark.parametrize("status", [401, 403])
+    @pytest.mark.parametrize(
+        "stream", ["events", "active_users", "average_session_length", "cohorts"]
+    )
+    @pytest.mark.parametrize(
+        ("refused", "said"),
+        [
+            (HttpResponse("Invalid API Key", 401), "HTTP 401 (Invalid API Key)"),
+            (
+                refusal(
+                    403,
+                    type="unspecified",
+                    message="Unspecified Error",
+                    metadata={"details": "Invalid API Key"},
+                ),
+                "HTTP 403 (Unspecified Error: Invalid API Key)",
+            ),
+        ],
+        ids=["401", "403"],
+    )
     def test_given_refused_keys_when_read_then_the_error_names_keys_and_region(
-        self, stream: str, status: int
+        self, stream: str, refused: HttpResponse, said: str
     ) -> None:
         url, params = {
             "events": (EXPORT, {"start": "20240103T20", "end": "20240103T20"}),
@@ -832,11 +885,12 @@ class TestRefusals:
                 USERS,
                 {"start": "20240103", "end": "20240103", "m": "active", "i": 1},
             ),
+            "average_session_length": (SESSIONS, {"start": "20240103", "end": "20240103"}),
             "cohorts": ("https://amplitude.com/api/3/cohorts", {"includeSyncInfo": "true"}),
         }[stream]
         settings = config(start_date="2024-01-03T20:00:00Z", active_users_group_by_country=False)
         with HttpMocker() as http:
-            http.get(HttpRequest(url, params), HttpResponse("Invalid API Key", status))  # type: ignore[arg-type]
+            http.get(HttpRequest(url, params), refused)  # type: ignore[arg-type]
             output = read_stream(
                 stream,
                 settings,
@@ -844,7 +898,7 @@ class TestRefusals:
                 expected=ExpectedOutcome.EXPECT_EXCEPTION,
             )
         assert first_error(output) == (
-            f"Amplitude answered HTTP {status} (Invalid API Key). The API Key and the Secret Key "
+            f"Amplitude answered {said}. The API Key and the Secret Key "
             "were refused on the Standard Server. Copy both keys anew from the same project "
             "(Amplitude: Settings > Projects > your project > General). If they are right, the "
             "project lives in the other region: set Data Region to EU Residency Server.",
@@ -854,7 +908,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("error", "is_of_the_plan"),
         [
-            ({"metadata": {"details": "Invalid API/Secret Key combination"}}, False),
+            ({"metadata": {"details": "Invalid API Key"}}, False),
             ({"message": "Invalid API Key"}, False),
             ({"message": "Behavioral cohorts are not part of your plan"}, True),
             ({"metadata": None}, True),
