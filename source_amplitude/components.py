@@ -3,7 +3,25 @@ refusals become messages.
 
 The manifest names these classes ``source_declarative_manifest.components.X``: that is where every
 way of running the connector (package, Builder, manifest runner, PyAirbyte) registers this file.
-Only what the CDK itself installs is imported.
+Only what the CDK itself installs is imported. It is one file, because that is what they load; its
+bands stand in the order in which they lean on each other, each class before its own helpers:
+
+==  ====================  ======================================  ==============================
+1   messages and answers  all                                     (functions)
+2   unusable values       all                                     (functions)
+3   every request         all                                     Secretive..., AmplitudeError...,
+                                                                  RetryAfter..., ProjectName,
+                                                                  FromSlice
+4   state                 all that are incremental                SavedState
+5   export                events, raw_events_archives             Export..., EventFilter, Staged...
+6   dashboard series      user counts, sessions, event_counts,    DashboardSeries..., Retention...,
+                          retention, revenue_ltv                  LifetimeValue...
+7   lists                 lists, taxonomy, lookup tables,         List..., CsvRows...,
+                          replays, experiments                    transformations
+8   cohort downloads      cohort_members                          Cohort..., GrowingBackoff...
+9   reports               report_<name>                           Report..., Segmentation...,
+                                                                  Funnel..., Chart...
+==  ====================  ======================================  ==============================
 """
 
 import csv
@@ -82,50 +100,16 @@ from isodate import parse_duration  # type: ignore[import-untyped]
 from urllib3.exceptions import InvalidHeader, ProtocolError
 from urllib3.util import Retry
 
+# -------------------------------------------------------------------------------------------------
+# 1 Messages and answers: what is said to people, and how an answer is read
+# -------------------------------------------------------------------------------------------------
+_LOGGER = logging.getLogger("airbyte")
 _CHUNK_BYTES = 256 * 1024
-_GIVE_WAY_BYTES = 128 * 1024
-_LINE_BYTES = 32 * 1024 * 1024
 _REPORT_SECONDS = 30
-_BREAKS_BEFORE_SPLIT = 2
-_GIVE_WAY_ROWS = 64
 _NAMES_LOGGED = 100
-# Polls that say something else than that a job is under way, or fail, before it counts as lost.
-_STRANGE_POLLS = 5
-_MEMBER_COLUMNS = ("amplitude_id", "user_id")
-# Amplitude is younger. What is older is a typing error that would cost hours of empty requests.
-_FIRST_DAY = datetime(2010, 1, 1, tzinfo=timezone.utc)
 # Some 980 levels can be printed, fewer the deeper the stack is that prints.
 _MAX_DEPTH = 500
-# zipfile and gzip raise more than their own errors for damaged or unusual archives.
-_UNZIP_ERRORS = (
-    EOFError,
-    LZMAError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    struct.error,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-_LOGGER = logging.getLogger("airbyte")
-_SPOOLED_ADVICE = (
-    "Archives are held there while they are read. Make room, or point the environment variable "
-    "TMPDIR to a folder with more; fewer Hours per Export Request make smaller archives."
-)
-_MEMBERS_ADVICE = (
-    "It is held there while it is read. Make room, or point the environment variable TMPDIR to a "
-    "folder with more."
-)
-_STAGED_ADVICE = (
-    "Archives stay there until the destination has taken them. Make room; the next sync goes on "
-    "where this one ended."
-)
-_RFC3339_TIME = re.compile(
-    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
-)
-_TIME_WITHOUT_ZONE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?", re.ASCII)
-_DAY_OF_TIME = re.compile(r"(\d{4}-\d\d-\d\d)([Tt ]\d\d:\d\d.*)?")
+_DAY_OF_QUERY = re.compile(r"\d{8}", re.ASCII)
 # Of what starts with a day, its midnight included: of another time, it is not known what is meant.
 _ISO_DAY = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[T ]00:00(?::00(?:\.0+)?)?(?:Z|[+-]\d\d:?\d\d)?)?", re.ASCII
@@ -135,7 +119,6 @@ _MONTHS = (
     *("january", "february", "march", "april", "may", "june", "july", "august", "september"),
     *("october", "november", "december"),
 )
-_DAY_OF_QUERY = re.compile(r"\d{8}", re.ASCII)
 _LIKE_A_DATE = re.compile(
     r"\d{4}[-/:]\d\d[-/:]\d\d(?:[T ]\d\d(?::\d\d)*(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?)?|\d{8}(?:T\d\d)?"
     r"|\d\d?[-/.]\d\d?[-/.]\d{2,4}|[A-Z][a-z]{2,8}\.? \d{1,2}(?:,? \d{4})?",
@@ -147,11 +130,386 @@ _SHAPE_OPAQUE = {
     *("csvDefinition", "definition", "event_properties", "group_properties", "groups", "metadata"),
     *("payload", "properties", "rolloutWeights", "user_properties"),
 }
-# The only sentence of Amplitude's that says that a range has no events.
-_NO_EVENTS = "Raw data files were not found"
-_TOO_FAR_BACK = "Date too far back"
-# Retention is followed for so many days after the first, lifetime value for so many in all.
-_RETENTION_DAYS, _LIFETIME_DAYS = 30, 90
+
+
+def failure(
+    message: str, failure_type: FailureType = FailureType.system_error
+) -> AirbyteTracedException:
+    """An error that a person is shown; ``message`` never quotes a secret."""
+    return AirbyteTracedException(
+        message=message, internal_message=message, failure_type=failure_type
+    )
+
+
+def refusal(message: str) -> AirbyteTracedException:
+    """The error of what the user can mend; ``message`` names the field."""
+    return failure(message, FailureType.config_error)
+
+
+def keep_secret(text: str) -> None:
+    """Have the CDK hide a text in what it logs, also escaped as JSON, as Python or for a URL, or
+    twice: ``--debug`` writes headers as Python does, in JSON."""
+    for form in {text, *(twice for once in _escaped(text) for twice in (once, *_escaped(once)))}:
+        add_to_secrets(form)
+
+
+def _escaped(text: str) -> set[str]:
+    in_json = {json.dumps(text, ensure_ascii=to_ascii)[1:-1] for to_ascii in (True, False)}
+    return in_json | {repr(text)[1:-1], quote(text), quote(text, safe=""), quote_plus(text)}
+
+
+def _excerpt(text: str, length: int) -> str:
+    """The beginning of a text without secrets: of one that is cut first, a part may stay."""
+    return filter_secrets(text)[:length]
+
+
+def _error_text(response: requests.Response) -> str:
+    """What an error response says, on one line: ``message: details`` of Amplitude's envelope
+    ``{"error": {"message", "metadata": {"details"}}}``, what the taxonomy, replays and lookup
+    tables have in its place (``{"errors": [{"message"}]}``, ``{"error"}``, ``{"message"}``),
+    otherwise the body's text. Empty for a JSON object or list that came with 200 and tells of no
+    error."""
+    try:
+        body = response.json()
+        if response.ok and (isinstance(body, list) or not body.get("error")):
+            return ""
+        error = body["errors"][0] if "errors" in body else body.get("error", body)
+        said = [error]
+        if not isinstance(error, str):
+            said = [error.get("message"), (error.get("metadata") or {}).get("details")]
+        text = ": ".join(part for part in said if part) or response.text
+    except (ValueError, LookupError, TypeError, AttributeError):
+        text = response.text or "an empty body"
+    return _excerpt(" ".join(text.split()), 500)
+
+
+def _request(
+    answer: requests.Response | requests.RequestException,
+) -> requests.PreparedRequest:
+    """The request that was made, not what a redirect made of it."""
+    return (getattr(answer, "history", None) or [answer])[0].request  # type: ignore[no-any-return]
+
+
+def _query(answer: requests.Response | requests.RequestException) -> dict[str, str]:
+    return _query_of(_request(answer))
+
+
+def _query_of(request: requests.PreparedRequest) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(request.url or "").query))
+
+
+def _window(answer: requests.Response | requests.RequestException) -> str:
+    query = _query(answer)
+    return f"{query.get('start', '?')} to {query.get('end', '?')}"
+
+
+def _asks_for_days(query: Mapping[str, str]) -> bool:
+    return all(_DAY_OF_QUERY.fullmatch(query.get(name, "")) for name in ("start", "end"))
+
+
+def _days_asked_for(response: requests.Response) -> list[str]:
+    return _days_of(_request(response))
+
+
+def _days_of(request: requests.PreparedRequest) -> list[str]:
+    query = _query_of(request)
+    first, last = (datetime.strptime(query[name], "%Y%m%d") for name in ("start", "end"))
+    return [f"{first + timedelta(days=n):%Y-%m-%d}" for n in range((last - first).days + 1)]
+
+
+def _day(text: Any, asked: Sequence[str]) -> str | None:
+    """The one day that a text names with certainty, as ``2026-09-17``; None if there is none.
+
+    That is ``2026-09-17``, also with a midnight in any zone, or ``Sep 17, 2026``; without a year it
+    is the day among those ``asked`` for. ``Sep 9``, ``Sep 09`` and ``September 9`` are the same.
+    """
+    in_words = _DAY_IN_WORDS.fullmatch(text.strip()) if isinstance(text, str) else None
+    found: list[str] = []
+    if in_words:
+        name, number, year = in_words.groups()
+        months = [n for n, month in enumerate(_MONTHS, 1) if month.startswith(name.lower())]
+        ends = [f"-{month:02d}-{int(number):02d}" for month in months]
+        found = [f"{year}{end}" for end in ends] if year else [d for d in asked if d[4:] in ends]
+    elif isinstance(text, str) and (match := _ISO_DAY.fullmatch(text.strip())):
+        found = [match[1]]
+    try:
+        return date.fromisoformat(found[0]).isoformat() if len(found) == 1 else None
+    except ValueError:
+        return None
+
+
+def _days_in(texts: Sequence[Any], asked: Sequence[str]) -> list[str]:
+    """Texts as the days that were asked for, each of which must be there once: the cursor would
+    pass over one that is missing."""
+    days = [_day(text, asked) for text in texts]
+    for number, (text, day) in enumerate(zip(texts, days, strict=True), start=1):
+        if day not in asked:
+            what = _excerpt(json.dumps(text), 40) if isinstance(text, str) else _kind(text)
+            raise _UnreadableError(f"date {number} is {what}, which was not asked for")
+    if len(set(days)) != len(days):
+        raise _UnreadableError("a date stands twice")
+    if missing := [day for day in asked if day not in days]:
+        raise _UnreadableError(f"{len(missing)} of {len(asked)} dates are missing: {missing[0]}")
+    return [day for day in days if day]
+
+
+def _parse(text: bytes) -> Any:
+    """What a JSON text says; raises ``ValueError`` when it is none.
+
+    orjson refuses some of what lenient writers write, which must not be lost: NaN, infinity and
+    numbers beyond a double become null, a lone surrogate ``?``, invalid UTF-8 U+FFFD.
+    """
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        try:
+            lenient = json.loads(
+                text.decode("utf-8-sig", "replace"),
+                parse_constant=lambda _: None,
+                parse_float=_finite,
+                parse_int=_whole,
+            )
+            value = json.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
+        except RecursionError:
+            raise ValueError("too deep") from None
+    # What can't be printed would end the whole process. To replace is thrice as fast as to count.
+    brackets = len(text) - len(text.replace(b"{", b"").replace(b"[", b""))
+    if brackets > _MAX_DEPTH and _depth(value) > _MAX_DEPTH:
+        raise ValueError("too deep")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How deep objects and lists lie in each other, found level by level, without recursion."""
+    depth, level = 0, [value]
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, dict | list)
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+    ]:
+        depth += 1
+    return depth
+
+
+def _finite(number: str) -> float | None:
+    value = float(number)
+    return value if math.isfinite(value) else None
+
+
+def _whole(number: str) -> int | float | None:
+    # Python refuses to read integers of thousands of digits.
+    is_64_bits = len(number) <= 20 and -(2**63) <= int(number) < 2**64
+    return int(number) if is_64_bits else _finite(number)
+
+
+class _UnreadableError(Exception):
+    """What was found in an answer that must not be taken for records."""
+
+
+@contextmanager
+def _reading(response: requests.Response) -> Iterator[Any]:
+    """A JSON answer, parsed as leniently as events are; as ``_refusing_to_guess``."""
+    is_json = True
+    try:
+        answer = _parse(response.content)
+    except ValueError:
+        is_json, answer = False, response.text
+    with _refusing_to_guess(response, answer):
+        if not is_json:
+            raise _UnreadableError("it is no JSON")
+        yield answer
+
+
+@contextmanager
+def _refusing_to_guess(response: requests.Response, answer: Any) -> Iterator[None]:
+    """``_UnreadableError`` becomes a message that names what was asked for, and ends with the shape
+    of the answer, by which we can mend it."""
+    try:
+        yield
+    except _UnreadableError as error:
+        path = urlsplit(_request(response).url or "").path
+        window = f" for {_window(response)}" if "start" in _query(response) else ""
+        message = (
+            f"Amplitude's answer to {path}{window} can't be read without guessing: "
+            f"{_excerpt(str(error), 300)}. Nothing of it was stored. Try again later; if it "
+            "stays like this, report it to the connector's maintainers. Shape of the answer, "
+            f"without its values: {filter_secrets(shape(answer))}"
+        )
+        raise failure(message) from None
+
+
+def shape(value: Any) -> str:
+    """What a JSON value looks like, in at most 2,000 characters: names of fields, kinds, lengths,
+    forms of dates; nothing that a customer entered.
+
+    ``{data: {series: [1 * [7 * integer]], xValues: [7 * date 0000-00-00]}, wasCached: boolean}``
+    """
+    text = _shape(value, depth=8)
+    return text if len(text) <= _SHAPE_CHARACTERS else f"{text[: _SHAPE_CHARACTERS - 3]}..."
+
+
+def _shape(value: Any, depth: int, is_element: bool = False) -> str:
+    if isinstance(value, str):
+        if len(value) < 40 and _LIKE_A_DATE.fullmatch(value):
+            return f"date {_form(value)}"
+        # The elements of a list would all be of another length.
+        return "text" if is_element else f"text({len(value)})"
+    if isinstance(value, list | dict) and value and not depth:
+        return "[...]" if isinstance(value, list) else "{...}"
+    if isinstance(value, list):
+        forms = Counter(_shape(e, depth - 1, is_element=True) for e in value[:_SHAPE_ELEMENTS])
+        parts = [f"{count} * {form}" for form, count in forms.items()]
+        return f"[{', '.join([*parts, *_more(value)])}]"
+    if isinstance(value, dict):
+        names: dict[str, dict[str, None]] = {}  # in the order in which they came
+        for name, inner in islice(value.items(), _SHAPE_ELEMENTS):
+            is_opaque = name in _SHAPE_OPAQUE and isinstance(inner, dict) and inner
+            form = f"object({len(inner)})" if is_opaque else _shape(inner, depth - 1, is_element)
+            names.setdefault(form, {})[_shape_of_name(name)] = None
+        parts = [
+            f"{', '.join(islice(of, 12))}{', ...' if len(of) > 12 else ''}: {form}"
+            for form, of in names.items()
+        ]
+        return f"{{{', '.join([*parts, *_more(value)])}}}"
+    return {bool: "boolean", int: "integer", float: "number"}.get(type(value), "null")
+
+
+def _more(container: list[Any] | dict[str, Any]) -> list[str]:
+    more = len(container) - _SHAPE_ELEMENTS
+    return [f"{more} more"] if more > 0 else []
+
+
+def _shape_of_name(name: str) -> str:
+    """The name of a field, if it is one that Amplitude has given, and no date or text as a name."""
+    if _LIKE_A_DATE.fullmatch(name):
+        return _form(name)
+    return name if re.fullmatch(r"[A-Za-z_$][A-Za-z0-9_$]{0,39}", name) else f"text({len(name)})"
+
+
+def _form(text: str) -> str:
+    """``0000-00-00T00:00:00Z`` for a time, ``Mon 00, 0000`` for a date in words."""
+    return re.sub(r"[A-Za-z]{3,}", "Mon", re.sub(r"\d", "0", text))
+
+
+def _records(elements: Iterable[Any], name: str) -> list[dict[str, Any]]:
+    """The elements of the list ``name``, each of which may be passed to the CDK: it is an object,
+    and not an empty one."""
+    checked = []
+    for number, element in enumerate(elements, start=1):
+        if not isinstance(element, dict) or not element:
+            found = f"element {number} of {name} is {_kind(element)}"
+            raise _UnreadableError(f"{found} where a record should be")
+        checked.append(element)
+    return checked
+
+
+def _list_at(path: Sequence[str], answer: Any) -> list[Any]:
+    return _list(_value_at(path, answer), ".".join(path) or "the answer")
+
+
+def _list_or_nothing(path: Sequence[str], answer: Any) -> list[Any]:
+    """The list at a path; an empty one where there is none."""
+    return _list_at(path, answer) if _value_at(path, answer) not in (None, ...) else []
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _UnreadableError(f"{name} is {_kind(value)} where a list should be")
+    return value
+
+
+def _value_at(path: Sequence[str], value: Any) -> Any:
+    """What stands at a path of fields; ``...`` when it is missing."""
+    for name in path:
+        value = value.get(name, ...) if isinstance(value, dict) else ...
+    return value
+
+
+def _kind(value: Any) -> str:
+    """What a value of a JSON answer is, in words; ``...`` stands for one that is missing."""
+    if value is None or value is ...:
+        return "null" if value is None else "missing"
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "a boolean"}
+    kind = kinds.get(type(value), "a number")
+    return f"an empty {kind.split()[1]}" if value in ({}, [], "") else kind
+
+
+def _text_lines(response: requests.Response) -> Iterator[str]:
+    """The lines of a body with their ends, streamed, or as the Builder has read it before."""
+    rest = ""
+    for text in iterdecode(response.iter_content(_CHUNK_BYTES), "utf-8-sig"):
+        *lines, rest = f"{rest}{text}".split("\n")
+        yield from (f"{line}\n" for line in lines)
+    yield rest
+
+
+def _csv_rows(lines: Iterable[str], name: str) -> Iterator[list[str]]:
+    """The headings of a CSV, then its rows, blank lines left out; ``name`` stands in messages.
+
+    Raises ``AirbyteTracedException`` naming the row for one that does not fit the headings, and for
+    a connection that breaks off.
+    """
+    number = 0
+    try:
+        rows = csv.reader(lines, strict=True)
+        header = next(rows, [])
+        if not header or header[0].lstrip().startswith(("<", '{"', "{}", "[{", "[]")):
+            raise failure(f"The answer to {name} is no CSV with headings.")
+        yield header
+        for number, row in enumerate(filter(None, rows), start=1):
+            if len(row) != len(header):
+                found = f"{len(row)} cells under {len(header)} headings"
+                raise failure(f"Row {number} of {name} has {found}.")
+            yield row
+    except (csv.Error, UnicodeDecodeError) as error:
+        message = f"What follows row {number} of {name} can't be read: {error}."
+        raise failure(message) from None
+    except OSError as error:
+        raise failure(
+            f"The connection broke after row {number} of {name} ({type(error).__name__}). Run "
+            "it again.",
+            FailureType.transient_error,
+        ) from error
+
+
+def _spool(response: requests.Response, spooled: IO[bytes], name: str) -> None:
+    reported = time.monotonic()
+    for chunk in response.iter_content(_CHUNK_BYTES):
+        spooled.write(chunk)
+        if time.monotonic() - reported > _REPORT_SECONDS:
+            reported = time.monotonic()
+            _LOGGER.info(f"{name}: {spooled.tell():,} bytes received so far.")
+
+
+@contextmanager
+def _kept_open(spooled: IO[bytes]) -> Iterator[IO[bytes]]:
+    """A file that stays open for whoever reads it next, unless something fails."""
+    try:
+        yield spooled
+    except BaseException:
+        spooled.close()
+        raise
+
+
+@contextmanager
+def _storing(kind: str, folder: Path, advice: str) -> Iterator[None]:
+    """What the disk refuses becomes a message that names ``folder``."""
+    try:
+        yield
+    except requests.RequestException:
+        raise
+    except OSError as error:
+        raise failure(
+            f"{kind} could not be stored in {folder}: {error.strerror}. {advice}"
+        ) from error
+
+
+# -------------------------------------------------------------------------------------------------
+# 2 What no sync could use: values of the config that are refused, and what a query costs
+# -------------------------------------------------------------------------------------------------
+# Amplitude is younger. What is older is a typing error that would cost hours of empty requests.
+_FIRST_DAY = datetime(2010, 1, 1, tzinfo=timezone.utc)
 # Before a dot, they narrow a name of Filter Events to what lies in them.
 _PROPERTY_COLUMNS = (
     "event_properties",
@@ -182,10 +540,6 @@ _LISTS_OF_FILTERS = {
 }
 # Not more than is a key for BLAKE2b, nor so little that it could be tried out.
 _SALT = re.compile("[!-~]{16,64}")
-_NESTED = frozenset((dict, list))
-# Groups that a query gets when it does not say how many.
-_DEFAULT_GROUPS = 100
-_MOST_GROUPS = 1_000
 # Of the 1,000 that Amplitude grants in five minutes: requests of others must fit in beside it.
 _MOST_PER_REQUEST = 200
 # Of a funnel's step, and of retention; other reports have 1 (api_budget says the same).
@@ -195,16 +549,273 @@ _GROUP_CONDITIONS = 4
 _INTERVALS = {"day": "1", "week": "7", "month": "30"}
 # They count a number that an event carries, not events or users.
 _PROPERTY_METRICS = ("sums", "value_avg")
-_COLUMN_DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d:\d\d))?", re.ASCII)
-# 1,234 may be a thousand or a decimal; 1,234,567 and 1,234.5 may not.
-_CELL_NUMBER = re.compile(
-    r"([+-]?(?:\d+|\d{1,3}(?:,\d{3}){2,}|\d{1,3},\d{3}(?=\.)))((?:\.\d+)?(?:E[+-]?\d+)?)(%?)",
-    re.ASCII | re.IGNORECASE,
-)
-_PREVIOUS = re.compile(r"\s*\[Previous\]\s*")
-# Of a CSV: retention, funnels and lifetime value; stickiness; everything else.
-_MOST_ROWS = (300, 2_000, 10_000)
-_EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)")
+_MOST_GROUPS = 1_000
+
+
+def refuse_unusable(config: Mapping[str, Any]) -> None:
+    """Raise for dates, a time zone and filters of the right form that no sync could work with.
+
+    Forms, and all other values, are told by the spec in the manifest. This is called by what every
+    stream is built with, because the spec itself has to do without custom components.
+    """
+    dates: dict[str, datetime] = {}
+    for title, name in (("Start Date", "start_date"), ("End Date", "end_date")):
+        if value := config.get(name):
+            try:
+                dates[name] = str_to_datetime(value)
+            except (OverflowError, TypeError, ValueError):
+                reason = f"{value!r} is no date of the calendar"
+                raise refusal(f"{title} ({name}) is not valid: {reason}.") from None
+    start = dates.get("start_date", _FIRST_DAY)
+    title = f"Start Date (start_date) is not valid: {config.get('start_date')!r}"
+    if start < _FIRST_DAY:
+        raise refusal(f"{title} lies before {_FIRST_DAY.year}.")
+    if start > now_utc():
+        raise refusal(f"{title} lies in the future, by the clock of UTC.")
+    if "end_date" in dates and dates["end_date"] <= start:
+        raise refusal(
+            f"End Date (end_date) is not valid: {config['end_date']!r} is not after Start Date "
+            f"(start_date), {config.get('start_date')!r}."
+        )
+    zone = config.get("project_timezone") or "UTC"
+    try:
+        pytz.timezone(zone)
+    except (AttributeError, pytz.UnknownTimeZoneError):
+        raise refusal(
+            f"Project Time Zone (project_timezone) is not valid: {zone!r} is no IANA name of a "
+            "time zone, such as Europe/Berlin."
+        ) from None
+    _refuse_unusable_filters(config)
+    _refuse_unusable_reports(config)
+
+
+def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
+    titles = {name: f"{title} ({name})" for name, title in _LISTS_OF_FILTERS.items()}
+    lists = {name: config.get(name) or [] for name in _LISTS_OF_FILTERS}
+    for name, values in lists.items():
+        if not isinstance(values, list) or not all(isinstance(v, str) and v for v in values):
+            raise refusal(f"{titles[name]} is not valid: it must be a list of texts.")
+    only, without, dropped, hashed = lists
+    for one, other in ((only, without), (dropped, hashed)):
+        if both := sorted(set(lists[one]) & set(lists[other])):
+            raise refusal(
+                f"{titles[one]} and {titles[other]} both have {both[0]!r}. Take it out of one."
+            )
+    for field_name, refused in (
+        (dropped, _COLUMNS_KEPT),
+        (hashed, {**_COLUMNS_NOT_OF_TEXT, **_COLUMNS_KEPT}),
+    ):
+        for value in sorted(set(lists[field_name]) & refused.keys()):
+            others = ", ".join(f"{column}.{value}" for column in _PROPERTY_COLUMNS)
+            raise refusal(
+                f"{titles[field_name]} is not valid: the column {value} {refused[value]}. If a "
+                f"property of that name is meant, say where it is: {others}."
+            )
+    salt = config.get("hash_salt") or ""
+    keys = [str(config.get(name)).strip() for name in ("api_key", "secret_key")]
+    if salt and not (isinstance(salt, str) and _SALT.fullmatch(salt.strip())):
+        raise refusal(
+            "Hash Salt (hash_salt) is not valid: it must have 16 to 64 letters, digits or signs of "
+            "ASCII, and no blanks."
+        )
+    if salt and salt.strip() in keys:
+        raise refusal(
+            "Hash Salt (hash_salt) is not valid: it must be a secret of its own, not the API Key "
+            "or the Secret Key."
+        )
+    if lists[hashed] and not salt:
+        raise refusal(
+            f"{titles[hashed]} needs Hash Salt (hash_salt): without a secret, anybody could find "
+            "the values by trying."
+        )
+
+
+def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
+    reports, title = config.get("reports") or [], "Reports (reports) is not valid"
+    try:
+        names = [report["name"] for report in reports]
+        for report in reports:
+            _refuse_unusable_query(report["query"], f"{title}: {report['name']}")
+            _refuse_dear(report["query"], f"{title}: {report['name']}")
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = f"a report has another form than it should ({type(error).__name__}: {error})"
+        raise refusal(f"{title}: {reason}.") from None
+    for name in names:
+        if names.count(name) > 1:
+            raise refusal(f"{title}: {names.count(name)} reports have the name {name}.")
+
+
+def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
+    """Raise for what the spec can't say: JSON in a text, and what depends on another field."""
+    texts = [*query.get("events", []), *(query.get(n) for n in ("start_event", "return_event"))]
+    for text in filter(None, texts):
+        event = _parsed(text, title) if _is_json(text) else {"event_type": text}
+        groups = event.get("group_by") or [] if isinstance(event, dict) else None
+        if groups is None or not isinstance(event.get("event_type"), str):
+            raise refusal(f"{title}: {_excerpt(text, 100)!r} is no JSON object with an event_type.")
+        if not isinstance(groups, list) or not all(
+            isinstance(group, dict) and {"type", "value"} <= group.keys() for group in groups
+        ):
+            raise refusal(
+                f"{title}: group_by of the event {event['event_type']} must be a list such as "
+                '[{"type": "event", "value": "price"}].'
+            )
+        if groups and query["kind"] == "retention":
+            raise refusal(f"{title}: the events of retention can't have a group_by.")
+        if not groups and query.get("metric") in _PROPERTY_METRICS:
+            raise refusal(
+                f"{title}: Count (metric) {query['metric']} takes events in JSON whose group_by is "
+                f'the property to be counted, such as {{"event_type": "{event["event_type"]}", '
+                '"group_by": [{"type": "event", "value": "price"}]}.'
+            )
+    if text := query.get("segment"):
+        conditions = _parsed(text, title)
+        if not isinstance(conditions, list) or not all(
+            isinstance(condition, dict) and "op" in condition for condition in conditions
+        ):
+            raise refusal(
+                f"{title}: Users (segment) must be a list of conditions such as "
+                '[{"prop": "country", "op": "is", "values": ["Germany"]}].'
+            )
+    if (query.get("mode") == "bracket") != bool(query.get("brackets")):
+        raise refusal(
+            f"{title}: Brackets (brackets) and the mode bracket are needed together or not at all."
+        )
+    if text := query.get("brackets"):
+        match _parsed(text, title):
+            case [*brackets] if brackets and all(map(_is_bracket, brackets)):
+                pass
+            case _:
+                raise refusal(
+                    f"{title}: Brackets (brackets) must be a list of a first and a last day each, "
+                    "up to day 365, such as [[0, 1], [1, 7]]."
+                )
+
+
+def _is_bracket(bracket: Any) -> bool:
+    match bracket:
+        case [int(first), int(last)]:
+            return 0 <= first <= last <= 365
+    return False
+
+
+def _is_json(event: str) -> bool:
+    """Whether an event of a report is an event object in JSON, not a name."""
+    return event.lstrip().startswith("{")
+
+
+def _parsed(text: str, title: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise refusal(f"{title}: {_excerpt(text, 100)!r} is no JSON ({error}).") from None
+
+
+def _refuse_dear(query: Mapping[str, Any], title: str) -> None:
+    """Raise for a report that costs too much even in the smallest windows.
+
+    Those are a day, a week or a month, and the day that the CDK adds to the last one.
+    """
+    if query["kind"] in ("chart", "composition"):
+        return
+    days = {"week": 8, "month": 32}.get(query.get("interval") or "day", 2)
+    cost = _cost_of_days(query, days)
+    if cost > _MOST_PER_REQUEST:
+        raise refusal(
+            f"{title} would cost {cost}, where one request may cost {_MOST_PER_REQUEST}. That is "
+            f"{days} days, the fewest that can be asked for, at {cost // days} each: conditions "
+            "(one, four for each group-by, and those of Users) times what its events count. Leave "
+            "out some of these."
+        )
+
+
+def _cost_of_days(query: Mapping[str, Any], days: int) -> int:
+    """What a request of a report for so many days costs."""
+    last = date(2024, 1, 1) + timedelta(days=days - 1)
+    params = {**_query_of_report(query), "start": "20240101", "end": f"{last:%Y%m%d}"}
+    request = requests.Request("GET", "https://amplitude.com", params=params).prepare()
+    return price(request, _QUERY_TYPES.get(query["kind"], 1))
+
+
+def price(request: requests.PreparedRequest, query_type: int) -> int:
+    """The units that Amplitude counts for a Dashboard query: days * conditions * query type.
+
+    ``query_type`` is that of the endpoint, for queries about events that of one event. A request
+    without days costs the query type alone.
+    Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (Rate limits).
+    """
+    pairs = parse_qsl(urlsplit(request.url or "").query)
+    if not _asks_for_days(dict(pairs)):
+        return query_type
+    segments = [json.loads(value) for name, value in pairs if name == "s"] or [[]]
+    groups = sum(name in ("g", "g2") for name, _ in pairs)
+    conditions = sum(1 + len(segment) for segment in segments) + _GROUP_CONDITIONS * groups
+    events = [json.loads(value) for name, value in pairs if name in ("e", "e2")]
+    of_events = (query_type + _GROUP_CONDITIONS * len(e.get("group_by") or ()) for e in events)
+    return len(_days_of(request)) * conditions * (sum(of_events) or query_type)
+
+
+def _query_of_report(query: Mapping[str, Any], user_property: str = "") -> dict[str, Any]:
+    """Amplitude's parameters for a report, without its days; None is for what is not sent."""
+
+    def event(text: str) -> str:
+        return _event_of_report(text, query.get("filters") or [], user_property)
+
+    events, groups = query.get("events") or [], query.get("group_by") or []
+    mode, segment = query.get("mode"), query.get("segment") or None
+    match query["kind"]:
+        case "segmentation":
+            return {
+                **dict(zip(("e", "e2"), map(event, events), strict=False)),
+                "m": query.get("metric") or "uniques",
+                "i": _INTERVALS[query.get("interval") or "day"],
+                **dict(zip(("g", "g2"), groups, strict=False)),
+                "s": segment,
+                "limit": str(_MOST_GROUPS),
+            }
+        case "funnel":
+            return {
+                "e": [*map(event, events)],
+                "mode": mode or "ordered",
+                "n": query.get("users") or "active",
+                "cs": str(86_400 * int(query.get("conversion_window_days") or 30)),
+                "i": "1",
+                "g": next(iter(groups), None),
+                "s": segment,
+                "limit": str(_MOST_GROUPS),
+            }
+        case "retention":
+            return {
+                "se": event(query.get("start_event") or "_new"),
+                "re": event(query.get("return_event") or "_active"),
+                # Amplitude refuses the name that it documents for what it does without one.
+                "rm": None if mode == "n-day" else mode,
+                "rb": query.get("brackets"),
+                "i": "1",
+            }
+    return {"p": query["property"]}
+
+
+def _event_of_report(text: str, filters: Sequence[Mapping[str, Any]], user_property: str) -> str:
+    """Amplitude's JSON for an event: as it was typed, or its name and all filters."""
+    if _is_json(text):
+        return text
+    conditions = [
+        {
+            "subprop_type": "user" if re.match(user_property, each["property"]) else "event",
+            "subprop_key": each["property"],
+            "subprop_op": each.get("operator") or "is",
+            "subprop_value": each["values"],
+        }
+        for each in filters
+    ]
+    return json.dumps({"event_type": text, **({"filters": conditions} if conditions else {})})
+
+
+# -------------------------------------------------------------------------------------------------
+# 3 Every request: keys, refusals, prices, and what each record is given
+# -------------------------------------------------------------------------------------------------
+_TOO_FAR_BACK = "Date too far back"
 
 
 @dataclass
@@ -258,6 +869,16 @@ class SecretiveBearerAuthenticator(DeclarativeAuthenticator):
     @property
     def token(self) -> str:
         return f"Bearer {self._key}"
+
+
+def _hidden_keys(config: Mapping[str, Any], *fields: str) -> list[str]:
+    """The keys in these fields of a usable config, which no log shows from now on."""
+    refuse_unusable(config)
+    # Keys are pasted, often with a blank or a line end.
+    keys = [str(config[name]).strip() for name in fields]
+    for key in keys:
+        keep_secret(key)
+    return keys
 
 
 @dataclass
@@ -356,6 +977,36 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
             )
 
 
+def _price_queries(budget: APIBudget) -> None:
+    """Have a budget weigh each query by its own price; a matcher's ``weight`` is the query type."""
+    for policy in budget._policies:
+        if isinstance(policy, BaseCallRatePolicy) and "get_weight" not in vars(policy):
+            policy.get_weight = partial(_weight, policy.get_weight)  # type: ignore[method-assign]
+
+
+def _weight(query_type: Callable[[Any], int], request: requests.PreparedRequest) -> int:
+    return price(request, query_type(request))
+
+
+def _connection_failed(
+    error: requests.RequestException, request: requests.Request | requests.PreparedRequest | None
+) -> ErrorResolution:
+    host = urlsplit(request.url or "").hostname if request else None
+    return ErrorResolution(
+        ResponseAction.RETRY,
+        FailureType.transient_error,
+        f"The connection to {host or 'Amplitude'} failed ({type(error).__name__}: "
+        f"{filter_secrets(str(error))}). Check that this machine may reach it over HTTPS (name "
+        "lookup, firewall, proxy), then try again.",
+    )
+
+
+def _is_too_far_back(response: requests.Response) -> bool:
+    """Whether Amplitude says that the plan keeps no such history, which is not about the keys."""
+    is_about_days = _asks_for_days(_query(response))
+    return response.status_code == 403 and is_about_days and _TOO_FAR_BACK in _error_text(response)
+
+
 @dataclass
 class SecretiveErrorHandler(AmplitudeErrorHandler):
     """As its base, for answers whose objects have a secret in the field ``secret_field``.
@@ -393,6 +1044,260 @@ class SecretiveErrorHandler(AmplitudeErrorHandler):
         if found.get(self.secret_field) is not None:
             found[self.secret_field] = _end_of_secret(found[self.secret_field])
         return found
+
+
+def _end_of_secret(secret: Any) -> str:
+    """Its last four characters, "…abcd", or fewer, so that three quarters of it stay hidden."""
+    text = secret if isinstance(secret, str) else ""
+    return "…" + text[len(text) - min(4, len(text) // 4) :]
+
+
+@dataclass
+class RetryAfterBackoffStrategy(BackoffStrategy):
+    """The header ``Retry-After`` in, seconds out, or None when it names no time to come.
+
+    The built-in ``WaitTimeFromHeader`` knows no dates (RFC 9110, 10.2.3), and would have the CDK
+    sleep for -5 or NaN seconds.
+
+    A 429 without the header waits for ``rate_limited_seconds``.
+
+    Raises ``AirbyteTracedException`` for a wait of ``max_seconds`` or more.
+    """
+
+    max_seconds: int
+    rate_limited_seconds: int
+
+    def backoff_time(
+        self,
+        response_or_exception: requests.Response | requests.RequestException | None,
+        attempt_count: int,
+    ) -> float | None:
+        if not isinstance(response_or_exception, requests.Response):
+            return None
+        is_rate_limited = response_or_exception.status_code == 429
+        otherwise = self.rate_limited_seconds if is_rate_limited else None
+        header = response_or_exception.headers.get("Retry-After", "")
+        try:
+            seconds = Retry().parse_retry_after(header)
+        except (InvalidHeader, OverflowError, ValueError):
+            return otherwise
+        if seconds >= self.max_seconds:
+            message = (
+                f"Amplitude answered HTTP {response_or_exception.status_code} and asks to wait for "
+                f"longer than a sync should (Retry-After: {_excerpt(header, 40)}). Run it again "
+                "after that."
+            )
+            raise failure(message, FailureType.transient_error)
+        return seconds or otherwise
+
+
+class _Transformation(RecordTransformation):
+    """A record in; the same, changed in place, out. Built-in ones evaluate templates for each."""
+
+    def transform(
+        self,
+        record: dict[str, Any],
+        config: Mapping[str, Any] | None = None,
+        stream_state: Mapping[str, Any] | None = None,
+        stream_slice: StreamSlice | None = None,
+    ) -> None:
+        self.change(record, config or {}, stream_slice)
+
+    def change(
+        self, record: dict[str, Any], config: Mapping[str, Any], slice_: StreamSlice | None
+    ) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class ProjectName(_Transformation):
+    """Adds the config's ``project_name``, if there is one."""
+
+    def change(
+        self, record: dict[str, Any], config: Mapping[str, Any], slice_: StreamSlice | None
+    ) -> None:
+        if name := config.get("project_name"):
+            record["project_name"] = name
+
+
+@dataclass
+class FromSlice(_Transformation):
+    """Copies what the slice has at paths into ``fields``: ``{metric: parent_slice.metric}``.
+
+    Extra fields of the slice stand under ``extra_fields``. AddFields would evaluate a text once
+    more, which takes off quotes, and makes a number of the name ``1e3``.
+    """
+
+    fields: dict[str, str]
+
+    def change(
+        self, record: dict[str, Any], config: Mapping[str, Any], slice_: StreamSlice | None
+    ) -> None:
+        if slice_ is not None:
+            parts = {**slice_, "extra_fields": slice_.extra_fields}
+            for name, path in self.fields.items():
+                record[name] = _value_at(path.split("."), parts)
+
+
+# -------------------------------------------------------------------------------------------------
+# 4 State: what has been read, and what is to be read again
+# -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SavedState(StateMigration):
+    """A saved state in; out, the CDK's slices: all is done but for what is to be read again.
+
+    ``read_again`` is a duration (``P7D``), counted back from the state, and with a parameter
+    ``period`` (``week``, ``month``) on to the first day of one; ``beyond`` the one by which the
+    cursor ends after the newest unit that can be read. The CDK's look-back would do the same, but
+    it takes what it reads again for done: a window that fails there, or is not finished when the
+    process dies, would not hold the state back. A state from the future is set back to the newest
+    unit that can be read, with a line of the log.
+    In: ``{cursor_field: time}``, in any of ``formats``, or any of the CDK's own forms that hold
+    such a state. Out: ``{"state_type": "date-range", "slices": [{...}]}``, one for each partition
+    of a stream that has some; a partition without a state has everything before it.
+
+    Raises ``AirbyteTracedException`` (config error) for a state that can't be read.
+    """
+
+    config: Mapping[str, Any]
+    declarative_stream: DeclarativeStream
+    read_again: str
+    formats: list[str]
+    beyond: str = "PT0S"
+    parameters: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        # Before the cursor is made of them.
+        refuse_unusable(self.config)
+
+    def should_migrate(self, stream_state: Mapping[str, Any]) -> bool:
+        return any(not key.startswith("__ab_") for key in stream_state)
+
+    def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
+        retriever: Any = self.declarative_stream.retriever
+        if not getattr(retriever, "partition_router", None):
+            return self._done(stream_state)
+        if "state" in stream_state and "states" not in stream_state:
+            _LOGGER.warning(
+                f"The saved state of the stream {self.declarative_stream.name} is one for all of "
+                "its partitions, of which there were more than 10,000. All are read anew."
+            )
+            return {"states": []}
+        try:
+            saved = [(each["partition"], each["cursor"]) for each in stream_state["states"]]
+        except (LookupError, TypeError):
+            raise self._unreadable(f"it is {dict(stream_state)}") from None
+        return {"states": [{"partition": p, "cursor": self._done(cursor)} for p, cursor in saved]}
+
+    def _done(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
+        cursor: Any = self.declarative_stream.incremental_sync
+        saved = self._cursor_value(stream_state, cursor.cursor_field)
+        if saved in (None, ""):
+            return {}
+        start = self._evaluate(cursor.start_datetime.datetime)
+        newest = self._evaluate(cursor.end_datetime.max_datetime) - parse_duration(self.beyond)
+        state = self._parse(saved, cursor)
+        if state > newest:
+            _LOGGER.warning(
+                f"The saved state of the stream {self.declarative_stream.name} lies in the future "
+                f"({saved}). It is set back to "
+                f"{DatetimeParser().format(newest, cursor.datetime_format)}."
+            )
+            state = newest
+        done = state - parse_duration(self._interpolate(self.read_again))
+        begins = done + timedelta(days=1)
+        match (self.parameters or {}).get("period"):
+            case "week":
+                done -= timedelta(days=begins.weekday())
+            case "month":
+                done -= timedelta(days=begins.day - 1)
+        if done >= newest:  # what lies beyond is not to be read
+            done = newest + parse_duration(self.beyond)
+        slice_of_done = {
+            "start": start,
+            "end": max(start, done),
+            "most_recent_cursor_value": max(start, state),
+        }
+        return {
+            "state_type": "date-range",
+            "slices": [
+                {
+                    name: DatetimeParser().format(time, cursor.datetime_format)
+                    for name, time in slice_of_done.items()
+                },
+            ],
+        }
+
+    def _cursor_value(self, state: Mapping[str, Any], field: str) -> Any:
+        if field in state:
+            return state[field]
+        match state:
+            case {"slices": [{"most_recent_cursor_value": value}, *_]} if value:
+                return value
+            case {"slices": [{"start": value}, *_]}:
+                return value
+            case {"state": {**inner}} | {"states": [{"cursor": {**inner}}]} if field in inner:
+                return inner[field]
+        raise self._unreadable(f"it is {dict(state)}")
+
+    def _evaluate(self, template: str) -> datetime:
+        cursor: Any = self.declarative_stream.incremental_sync
+        return DatetimeParser().parse(self._interpolate(template), cursor.datetime_format)
+
+    def _interpolate(self, template: str) -> str:
+        text = InterpolatedString.create(template, parameters=self.parameters or {})
+        return str(text.eval(self.config))
+
+    def _parse(self, value: object, cursor: Any) -> datetime:
+        parser = DatetimeParser()
+        for form in self.formats:
+            with suppress(ValueError):
+                time = parser.format(parser.parse(str(value), form), cursor.datetime_format)
+                return parser.parse(time, cursor.datetime_format)
+        example = parser.format(datetime(2024, 1, 31, 20), cursor.datetime_format)
+        raise self._unreadable(
+            f"{cursor.cursor_field} is {value!r}, where a time such as {example} should be"
+        )
+
+    def _unreadable(self, reason: str) -> AirbyteTracedException:
+        return refusal(
+            f"The saved state of the stream {self.declarative_stream.name} can't be read: "
+            f"{reason}. Clear the stream's data in Airbyte, or mend its state."
+        )
+
+
+# -------------------------------------------------------------------------------------------------
+# 5 Export: archives, their events, what is left of those, and files
+# -------------------------------------------------------------------------------------------------
+_GIVE_WAY_BYTES = 128 * 1024
+_LINE_BYTES = 32 * 1024 * 1024
+_BREAKS_BEFORE_SPLIT = 2
+# zipfile and gzip raise more than their own errors for damaged or unusual archives.
+_UNZIP_ERRORS = (
+    EOFError,
+    LZMAError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    struct.error,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_SPOOLED_ADVICE = (
+    "Archives are held there while they are read. Make room, or point the environment variable "
+    "TMPDIR to a folder with more; fewer Hours per Export Request make smaller archives."
+)
+_STAGED_ADVICE = (
+    "Archives stay there until the destination has taken them. Make room; the next sync goes on "
+    "where this one ended."
+)
+# The only sentence of Amplitude's that says that a range has no events.
+_NO_EVENTS = "Raw data files were not found"
+_NESTED = frozenset((dict, list))
+_EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)")
 
 
 @dataclass
@@ -498,175 +1403,98 @@ class ExportErrorHandler(DefaultErrorHandler):
         )
 
 
-@dataclass
-class ReportRequester(HttpRequester):
-    """A report of the config and a window in, Amplitude's query out.
+def _is_break(error: requests.RequestException) -> bool:
+    """Whether a connection broke or stayed silent, so that a smaller window may get through; not
+    whether none came about (name lookup, refusal, proxy, certificate)."""
+    cause = error.args[0] if error.args else None
+    return isinstance(error, requests.ReadTimeout) or isinstance(cause, ProtocolError)
 
-    ``parameters`` are those that the manifest makes of a report, the ``report`` itself among them.
-    ``user_property`` is what properties of users look like, as against those of events. A template
-    would evaluate what people have typed.
+
+def _says_no_events(response: requests.Response) -> bool:
+    """Whether a 404 of the export is Amplitude's own sentence: in its envelope, ``{"error":
+    {"message", "metadata": {"details"}}}``, or as plain text. A gateway may say anything else."""
+    said: list[Any] = [response.text]
+    with suppress(AttributeError, LookupError, TypeError, ValueError):
+        error = response.json()["error"]
+        said = [error.get("message"), (error.get("metadata") or {}).get("details")]
+    return any(isinstance(t, str) and t.strip().rstrip(".") == _NO_EVENTS for t in said)
+
+
+def _is_one_hour(window: str) -> bool:
+    start, _, end = window.partition(" to ")
+    return start == end
+
+
+def _spool_archive(response: requests.Response, is_staged: bool) -> IO[bytes]:
+    """The body in a file that vanishes with the process, checked to be an intact zip.
+
+    Raises ``requests.RequestException`` when the connection breaks off, ``zipfile.BadZipFile``
+    when the body is something else or damaged, ``AirbyteTracedException`` when the disk refuses.
     """
-
-    user_property: str = ""
-
-    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
-        super().__post_init__(parameters)
-        self._query: Mapping[str, Any] = parameters["report"]["query"]
-        self._unsaid = [
-            f"The report {parameters['report']['name']} costs {_cost_of_days(self._query, 1)} for "
-            "each day, of the 1,000 that Amplitude grants in five minutes."
-        ]
-
-    def send_request(self, *args: Any, **options: Any) -> requests.Response | None:
-        with suppress(IndexError):
-            _LOGGER.info(self._unsaid.pop())
-        return super().send_request(*args, **options)
-
-    def get_request_params(
-        self,
-        *,
-        stream_state: StreamState | None = None,
-        stream_slice: StreamSlice | None = None,
-        next_page_token: Mapping[str, Any] | None = None,
-    ) -> MutableMapping[str, Any]:
-        window = stream_slice.cursor_slice if stream_slice else {}
-        start, end = (window[name].replace("-", "") for name in ("start_time", "end_time"))
-        if self._query["kind"] == "composition":  # its answer has no dates: it must be one day's
-            end = start
-        return {"start": start, "end": end, **_query_of_report(self._query, self.user_property)}
+    folder = _staging_folder() if is_staged else Path(tempfile.gettempdir())
+    advice = _STAGED_ADVICE if is_staged else _SPOOLED_ADVICE
+    with (
+        _storing("An export archive", folder, advice),
+        _kept_open(_nameable_file(folder) if is_staged else tempfile.TemporaryFile()) as spooled,
+    ):
+        _spool(response, spooled, f"Export of {_window(response)}")
+        is_to_be_unpacked = is_staged or _is_one_hour(_window(response))
+        _check_archive(spooled, is_to_be_unpacked, only_beginnings=is_staged)
+    return spooled
 
 
-def _query_of_report(query: Mapping[str, Any], user_property: str = "") -> dict[str, Any]:
-    """Amplitude's parameters for a report, without its days; None is for what is not sent."""
-
-    def event(text: str) -> str:
-        return _event_of_report(text, query.get("filters") or [], user_property)
-
-    events, groups = query.get("events") or [], query.get("group_by") or []
-    mode, segment = query.get("mode"), query.get("segment") or None
-    match query["kind"]:
-        case "segmentation":
-            return {
-                **dict(zip(("e", "e2"), map(event, events), strict=False)),
-                "m": query.get("metric") or "uniques",
-                "i": _INTERVALS[query.get("interval") or "day"],
-                **dict(zip(("g", "g2"), groups, strict=False)),
-                "s": segment,
-                "limit": str(_MOST_GROUPS),
-            }
-        case "funnel":
-            return {
-                "e": [*map(event, events)],
-                "mode": mode or "ordered",
-                "n": query.get("users") or "active",
-                "cs": str(86_400 * int(query.get("conversion_window_days") or 30)),
-                "i": "1",
-                "g": next(iter(groups), None),
-                "s": segment,
-                "limit": str(_MOST_GROUPS),
-            }
-        case "retention":
-            return {
-                "se": event(query.get("start_event") or "_new"),
-                "re": event(query.get("return_event") or "_active"),
-                # Amplitude refuses the name that it documents for what it does without one.
-                "rm": None if mode == "n-day" else mode,
-                "rb": query.get("brackets"),
-                "i": "1",
-            }
-    return {"p": query["property"]}
+class _DamagedMember(zipfile.BadZipFile):
+    """A member of an intact zip archive that can't be unpacked."""
 
 
-def _event_of_report(text: str, filters: Sequence[Mapping[str, Any]], user_property: str) -> str:
-    """Amplitude's JSON for an event: as it was typed, or its name and all filters."""
-    if _is_json(text):
-        return text
-    conditions = [
-        {
-            "subprop_type": "user" if re.match(user_property, each["property"]) else "event",
-            "subprop_key": each["property"],
-            "subprop_op": each.get("operator") or "is",
-            "subprop_value": each["values"],
-        }
-        for each in filters
-    ]
-    return json.dumps({"event_type": text, **({"filters": conditions} if conditions else {})})
+def _check_archive(
+    spooled: IO[bytes], is_to_be_unpacked: bool, only_beginnings: bool = False
+) -> None:
+    try:
+        with zipfile.ZipFile(spooled) as archive:
+            # A damaged directory may hide a member from zipfile, which does not count them.
+            if (len(archive.filelist) - _member_count(spooled)) % 2**16:
+                raise zipfile.BadZipFile("its directory is incomplete")
+            # The checksum of a member is not looked at when its size was damaged to 0.
+            if any(member.CRC and not member.file_size for member in archive.filelist):
+                raise zipfile.BadZipFile("a member has lost its size")
+            damaged = archive.testzip()
+            for member in archive.infolist() if is_to_be_unpacked and not damaged else ():
+                with _unpacked(gzip.GzipFile, archive, member) as lines:
+                    while lines.read(_CHUNK_BYTES) and not only_beginnings:
+                        pass
+    except _DamagedMember:
+        raise
+    except _UNZIP_ERRORS as error:
+        spooled.seek(0)
+        begins = filter_secrets(repr(spooled.read(80)))
+        raise zipfile.BadZipFile(f"{error}; it begins with {begins}") from error
+    if damaged:
+        raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
 
 
-def _cost_of_days(query: Mapping[str, Any], days: int) -> int:
-    """What a request of a report for so many days costs."""
-    last = date(2024, 1, 1) + timedelta(days=days - 1)
-    params = {**_query_of_report(query), "start": "20240101", "end": f"{last:%Y%m%d}"}
-    request = requests.Request("GET", "https://amplitude.com", params=params).prepare()
-    return price(request, _QUERY_TYPES.get(query["kind"], 1))
+def _member_count(spooled: IO[bytes]) -> int:
+    """The number of members that the archive itself says it has; modulo 2 ** 16 if not zip64.
 
-
-def price(request: requests.PreparedRequest, query_type: int) -> int:
-    """The units that Amplitude counts for a Dashboard query: days * conditions * query type.
-
-    ``query_type`` is that of the endpoint, for queries about events that of one event. A request
-    without days costs the query type alone.
-    Source: https://amplitude.com/docs/apis/analytics/dashboard-rest (Rate limits).
+    https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT (4.3.14 to 4.3.16)
     """
-    pairs = parse_qsl(urlsplit(request.url or "").query)
-    if not _asks_for_days(dict(pairs)):
-        return query_type
-    segments = [json.loads(value) for name, value in pairs if name == "s"] or [[]]
-    groups = sum(name in ("g", "g2") for name, _ in pairs)
-    conditions = sum(1 + len(segment) for segment in segments) + _GROUP_CONDITIONS * groups
-    events = [json.loads(value) for name, value in pairs if name in ("e", "e2")]
-    of_events = (query_type + _GROUP_CONDITIONS * len(e.get("group_by") or ()) for e in events)
-    return len(_days_of(request)) * conditions * (sum(of_events) or query_type)
+    spooled.seek(0, io.SEEK_END)
+    spooled.seek(-min(spooled.tell(), 2**17), io.SEEK_END)
+    before, _, end = spooled.read().rpartition(b"PK\5\6")
+    if before[-20:].startswith(b"PK\6\7"):
+        return int(struct.unpack_from("<Q", before, before.rindex(b"PK\6\6") + 32)[0])
+    return int(struct.unpack_from("<H", end, 6)[0])
 
 
-def _price_queries(budget: APIBudget) -> None:
-    """Have a budget weigh each query by its own price; a matcher's ``weight`` is the query type."""
-    for policy in budget._policies:
-        if isinstance(policy, BaseCallRatePolicy) and "get_weight" not in vars(policy):
-            policy.get_weight = partial(_weight, policy.get_weight)  # type: ignore[method-assign]
-
-
-def _weight(query_type: Callable[[Any], int], request: requests.PreparedRequest) -> int:
-    return price(request, query_type(request))
-
-
-@dataclass
-class RetryAfterBackoffStrategy(BackoffStrategy):
-    """The header ``Retry-After`` in, seconds out, or None when it names no time to come.
-
-    The built-in ``WaitTimeFromHeader`` knows no dates (RFC 9110, 10.2.3), and would have the CDK
-    sleep for -5 or NaN seconds.
-
-    A 429 without the header waits for ``rate_limited_seconds``.
-
-    Raises ``AirbyteTracedException`` for a wait of ``max_seconds`` or more.
-    """
-
-    max_seconds: int
-    rate_limited_seconds: int
-
-    def backoff_time(
-        self,
-        response_or_exception: requests.Response | requests.RequestException | None,
-        attempt_count: int,
-    ) -> float | None:
-        if not isinstance(response_or_exception, requests.Response):
-            return None
-        is_rate_limited = response_or_exception.status_code == 429
-        otherwise = self.rate_limited_seconds if is_rate_limited else None
-        header = response_or_exception.headers.get("Retry-After", "")
-        try:
-            seconds = Retry().parse_retry_after(header)
-        except (InvalidHeader, OverflowError, ValueError):
-            return otherwise
-        if seconds >= self.max_seconds:
-            message = (
-                f"Amplitude answered HTTP {response_or_exception.status_code} and asks to wait for "
-                f"longer than a sync should (Retry-After: {_excerpt(header, 40)}). Run it again "
-                "after that."
-            )
-            raise failure(message, FailureType.transient_error)
-        return seconds or otherwise
+@contextmanager
+def _unpacked(
+    gunzip: Callable[..., Any], archive: zipfile.ZipFile, member: zipfile.ZipInfo
+) -> Iterator[io.BufferedReader]:
+    try:
+        with archive.open(member) as packed:
+            yield io.BufferedReader(gunzip(fileobj=packed), _CHUNK_BYTES)
+    except _UNZIP_ERRORS as error:
+        raise _DamagedMember(f"Member {member.filename} can't be unpacked ({error})") from error
 
 
 class LeftOutEvent(dict[str, Any]):
@@ -804,120 +1632,6 @@ class EventFilter:
 
 
 @dataclass
-class GrowingBackoffStrategy(BackoffStrategy):
-    """Attempts in, seconds out: ``first_seconds``, then twice as many each time up to
-    ``max_seconds``. The built-in exponential strategy knows no bound."""
-
-    first_seconds: int
-    max_seconds: int
-
-    def backoff_time(
-        self,
-        response_or_exception: requests.Response | requests.RequestException | None,
-        attempt_count: int,
-    ) -> float | None:
-        return float(min(self.max_seconds, self.first_seconds * 2 ** (attempt_count - 1)))
-
-
-@dataclass
-class CohortJobErrorHandler(AmplitudeErrorHandler):
-    """The status of a job counts as an answer only when the job is done.
-
-    In: ``{"request_id", "cohort_id", "async_status"}``, where the status is ``JOB INPROGRESS`` or
-    ``JOB COMPLETED``; no other is documented, not even one for failure. Out: a resolution to ask
-    again while it is in progress. The built-in poller asks again without a pause, and begins a job
-    that failed anew.
-
-    Raises ``AirbyteTracedException`` when a job's status was another, or no answer, for
-    the fifth time.
-    """
-
-    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
-        super().__post_init__(parameters)
-        # By the address, which is one job's.
-        self._strange: MutableMapping[str | None, int] = {}
-
-    def interpret_response(
-        self, response_or_exception: requests.Response | Exception | None
-    ) -> ErrorResolution:
-        response, status = response_or_exception, None
-        try:
-            resolution = super().interpret_response(response)
-            if isinstance(response, requests.Response) and response.ok:
-                answer = _parse(response.content)
-                status = answer.get("async_status") if isinstance(answer, dict) else None
-                said = f"Amplitude says {_excerpt(json.dumps(status), 80)} of the job."
-                resolution = ErrorResolution(
-                    ResponseAction.RETRY, FailureType.transient_error, said
-                )
-        except DefaultBackoffException as error:
-            resolution = ErrorResolution(
-                ResponseAction.RETRY, FailureType.transient_error, str(error)
-            )
-        if status == "JOB COMPLETED":
-            return SUCCESS_RESOLUTION
-        # The CDK's own line calls every pause one for a limit of rate.
-        _LOGGER.info(f"{resolution.error_message} It is asked again after a pause.")
-        if status == "JOB INPROGRESS":
-            return resolution
-        if isinstance(response, requests.Response | requests.RequestException):
-            job = response.request.url if response.request else None
-            count = self._strange[job] = self._strange.get(job, 0) + 1
-            if count == _STRANGE_POLLS:
-                raise failure(resolution.error_message or "", FailureType.transient_error)
-        return resolution
-
-
-@dataclass
-class CohortFileErrorHandler(AmplitudeErrorHandler):
-    """A CSV of members counts as a success only when all of it has arrived.
-
-    In: a response with an unread body, of Amplitude or of the storage to which it redirects. Out:
-    the same response with ``raw`` replaced by a temporary file that holds the body and begins with
-    headings. The CDK never retries a streamed body that breaks off.
-
-    Raises ``DefaultBackoffException``, which has the CDK ask Amplitude's own link again, for a body
-    that breaks off or is something else, and for all that the storage refuses: Amplitude leads to
-    an address there that is valid for a minute, and gives a fresh one each time. That address, a
-    secret for as long, is in no message.
-    """
-
-    def interpret_response(
-        self, response_or_exception: requests.Response | Exception | None
-    ) -> ErrorResolution:
-        answer = response_or_exception
-        if isinstance(answer, requests.RequestException):
-            resolution = super().interpret_response(answer)
-            message = re.sub(r"\?[^\s)]+", "?...", resolution.error_message or "")
-            return ErrorResolution(
-                resolution.response_action, resolution.failure_type, error_message=message
-            )
-        if not isinstance(answer, requests.Response) or not (answer.ok or answer.history):
-            return super().interpret_response(answer)
-        cause: Exception = ValueError("no answer")
-        found = f"is HTTP {answer.status_code}"
-        try:
-            if answer.ok:
-                answer.raw = _spool_members(answer)
-                headings = answer.raw.readline(_CHUNK_BYTES).decode("utf-8-sig", "replace")
-                answer.raw.seek(0)
-                if {*_MEMBER_COLUMNS} <= {*re.sub(r'["\t]', "", headings.strip()).split(",")}:
-                    return SUCCESS_RESOLUTION
-                answer.raw.close()
-                media_type = answer.headers.get("Content-Type", "of no type")
-                found += f", {media_type}, no CSV with amplitude_id and user_id"
-        except requests.RequestException as error:
-            cause, found = error, f"broke off ({type(error).__name__})"
-        answer.close()
-        message = (
-            f"The answer of {urlsplit(answer.url).hostname}, from where a cohort's members were to "
-            f"be downloaded, {found}. Try again later; if it stays, look for a firewall or a proxy "
-            "between this machine and that host."
-        )
-        raise DefaultBackoffException(answer.request, cause, message, FailureType.transient_error)
-
-
-@dataclass
 class ExportArchiveExtractor(RecordExtractor):
     """Zip of gzips of JSON lines in (as ``ExportErrorHandler`` leaves it), one record per line out.
 
@@ -1023,6 +1737,48 @@ class ExportArchiveExtractor(RecordExtractor):
         return event
 
 
+def _lines(
+    gunzip: Callable[..., Any], archive: zipfile.ZipFile, member: zipfile.ZipInfo, window: str
+) -> Iterator[bytes]:
+    try:
+        with _unpacked(gunzip, archive, member) as lines:
+            # Not a plain iteration: a line may not grow beyond all bounds.
+            yield from iter(partial(lines.readline, _LINE_BYTES), b"")
+    except _DamagedMember as error:
+        message = f"{error} in the export of {window}."
+        _LOGGER.warning(f"{message} Its hours are read again; their events may come twice.")
+        raise RequestWindowSplitRequiredException("events", message) from error
+
+
+def _parse_event(line: bytes) -> dict[str, Any]:
+    """One line of an archive as an object; raises ``ValueError`` when it is none."""
+    event = _parse(line)
+    # The CDK takes an empty record for the end of the sync.
+    if not isinstance(event, dict) or not event:
+        raise ValueError("no event")
+    return event
+
+
+def _rfc3339(value: Any) -> Any:
+    """Amplitude's naive UTC timestamp in RFC 3339; anything else as it came."""
+    if not isinstance(value, str):
+        return value
+    # Slicing is what nearly every value takes: it costs a fortieth of parsing.
+    if len(value) == 26 and value[10] == " " and value[4] == "-":
+        return f"{value[:10]}T{value[11:]}+00:00"
+    if match := _EXPORT_TIMESTAMP.fullmatch(value):
+        year, month, day, time = match.groups()
+        return f"{year}-{month}-{day}T{time}+00:00"
+    return value
+
+
+def _json_of_list(value: Any) -> Any:
+    """A list as JSON, a text as that of a list of it; anything else as it came."""
+    if isinstance(value, str) and value and not value.startswith("["):
+        value = [value]
+    return orjson.dumps(value).decode() if isinstance(value, list) else value
+
+
 @dataclass
 class StagedArchiveExtractor(RecordExtractor):
     """The archive of an hour in (as ``ExportErrorHandler`` leaves it), a record about its file out.
@@ -1055,6 +1811,34 @@ class StagedArchiveExtractor(RecordExtractor):
         if not members:
             return []
         return [{"hour": hour.isoformat(), "path": path, "members": members, "bytes": size}]
+
+
+def _nameable_file(folder: Path) -> IO[bytes]:
+    """An open file without a name, which can be given one where the system is able to."""
+    try:
+        return open(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
+    except (AttributeError, OSError):
+        return tempfile.TemporaryFile(dir=folder)
+
+
+def _hand_over(spooled: IO[bytes], path: Path) -> None:
+    """Give a file without a name one, all at once: whoever reads an earlier one can go on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    unfinished.unlink(missing_ok=True)
+    number = spooled.fileno()
+    try:
+        try:
+            # A descriptor of a folder, whichever, has Python make a call that follows this link.
+            os.link(f"/proc/self/fd/{number}", unfinished, src_dir_fd=number)
+        except (NotImplementedError, OSError):
+            spooled.seek(0)
+            with unfinished.open("wb") as copy:
+                shutil.copyfileobj(spooled, copy, _CHUNK_BYTES)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 @dataclass
@@ -1094,6 +1878,35 @@ class StagedFileRetriever(Retriever):
                     file_size_bytes=record["bytes"],
                 )
             yield record
+
+
+def _staging_folder() -> Path:
+    """Where destinations that take files look for them.
+
+    Raises ``AirbyteTracedException`` (config error) when it can't be used. The CDK would take
+    another one.
+    """
+    folder = Path(os.environ.get("AIRBYTE_STAGING_DIRECTORY") or "/staging/files")
+    reason = None
+    if not folder.is_dir():
+        reason = "there is no such folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = "it can't be written to"
+    if reason:
+        raise refusal(
+            f"Files can't be handed over in {folder}: {reason}. Airbyte provides it where a "
+            "destination takes files. Choose such a destination, or deselect the stream; where you "
+            "run the connector yourself, point the environment variable AIRBYTE_STAGING_DIRECTORY "
+            "to a folder that exists."
+        )
+    return folder
+
+
+# -------------------------------------------------------------------------------------------------
+# 6 Dashboard series: parallel arrays, and cohorts of new users
+# -------------------------------------------------------------------------------------------------
+# Retention is followed for so many days after the first, lifetime value for so many in all.
+_RETENTION_DAYS, _LIFETIME_DAYS = 30, 90
 
 
 @dataclass
@@ -1150,60 +1963,68 @@ class DashboardSeriesExtractor(RecordExtractor):
         ]
 
 
-@dataclass
-class SegmentationExtractor(RecordExtractor):
-    """An event segmentation in, one record per date, event and group out.
+def _days_found(response: requests.Response, answer: Any) -> list[str]:
+    """The ``xValues`` of an answer as days: all days that were asked for, or the first days of the
+    weeks or months (the windows of such queries begin with one), each once; or none at all."""
+    texts = _list_or_nothing(["data", "xValues"], answer)
+    asked = _days_asked_for(response)
+    interval = _query(response).get("i", "1")
+    if interval == "7":
+        asked = asked[::7]
+    elif interval == "30":
+        asked = [day for day in asked if day.endswith("-01")]
+    return _days_in(texts, asked) if texts else []
 
-    In: parallel arrays, as for ``DashboardSeriesExtractor``; which of two events a series is of,
-    its label says (``[event index, group]``), or its ``seriesMeta`` (``{"eventIndex": k}``). Out:
-    ``{"date", "event_number", "event", "group", "value"}``; events count from 1, ``event`` is as
-    the query names it, and ``group`` is ``(all)`` where the query has no group-by. Nothing is an
-    answer, and a 0 per event and date where nothing was grouped. An answer with as many groups as
-    Amplitude gives at most is logged. No built-in extractor transposes.
 
-    Raises ``AirbyteTracedException`` for arrays that can't be paired with certainty.
-    """
+def _texts_found(answer: Any) -> list[str]:
+    """The ``xValues`` of an answer as texts."""
+    texts = []
+    for number, x in enumerate(_list_or_nothing(["data", "xValues"], answer), start=1):
+        if isinstance(x, list | dict) or x is None:
+            raise _UnreadableError(f"x value {number} is {_kind(x)}")
+        texts.append(x if isinstance(x, str) else json.dumps(x))
+    if len(set(texts)) != len(texts):
+        raise _UnreadableError("an x value stands twice")
+    return texts
 
-    parameters: Mapping[str, Any]
 
-    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
-        query, name = _query(response), self.parameters["report"]["name"]
-        events = [json.loads(query[n]) for n in ("e", "e2") if n in query]
-        # The first group-by of an event is the property that such a metric counts.
-        properties = 1 if query["m"] in _PROPERTY_METRICS else 0
-        is_grouped = "g" in query or any((e.get("group_by") or [])[properties:] for e in events)
-        with _reading(response) as answer:
-            days = _days_found(response, answer)
-            series = _series_found(answer, days)
-            series = series if any(series) else []
-            numbers = _event_numbers(answer["data"], len(series), len(events))
-            groups: Sequence[str] = ["(all)"] * len(series)
-            if is_grouped and series:
-                groups = _series_labels(answer["data"], len(series))
-            found = dict(zip(zip(numbers, groups, strict=True), series, strict=True))
-            if len(found) != len(series):
-                raise _UnreadableError(f"{len(series)} series, two of which have the same label")
-        if any(numbers.count(number) >= _MOST_GROUPS for number in {*numbers}):
-            _LOGGER.warning(
-                f"The report {name} has {_MOST_GROUPS:,} groups for {_window(response)}, the most "
-                "that Amplitude gives: others are missing. Group by a property with fewer values, "
-                "or count fewer users."
+def _series_found(answer: Any, xs: Sequence[str]) -> list[list[float]]:
+    """The ``series`` of an answer, a number for each x; empty those that are nothing but nulls."""
+    found: list[list[float]] = []
+    for number, values in enumerate(_list_at(["data", "series"], answer), start=1):
+        if _list(values, f"series {number}") and all(value is None for value in values):
+            found.append([])
+            continue
+        if len(values) != len(xs):
+            raise _UnreadableError(
+                f"{len(xs)} x values but {len(values)} values in series {number}"
             )
-        if not is_grouped:
-            nothing = [0.0] * len(days)
-            wanted = [(n, "(all)") for n in range(1, len(events) + 1)]
-            found = {key: found.get(key) or nothing for key in wanted}
-        return [
-            {
-                "date": day,
-                "event_number": number,
-                "event": events[number - 1]["event_type"],
-                "group": group,
-                "value": value,
-            }
-            for (number, group), values in found.items()
-            for day, value in zip(days, values, strict=False)
-        ]
+        for position, value in enumerate(values, start=1):
+            if type(value) not in (int, float):  # isinstance() would take True for a number
+                raise _UnreadableError(f"value {position} of series {number} is {_kind(value)}")
+        found.append(values)
+    return found
+
+
+def _series_labels(data: Mapping[str, Any], count: int) -> list[str]:
+    """The groups that ``count`` series are of, in any of the forms Amplitude has for them."""
+    for name in ("seriesLabels", "seriesMeta"):
+        if data.get(name) not in (None, []):
+            labels = _list(data[name], name)
+            if len(labels) != count:
+                raise _UnreadableError(f"{count} series but {len(labels)} {name}")
+            return [_series_label(label, number) for number, label in enumerate(labels, start=1)]
+    raise _UnreadableError(f"{count} series but no labels")
+
+
+def _series_label(label: Any, number: int) -> str:
+    """A group: a text, or those of several properties, which an event's index may precede."""
+    parts = label if isinstance(label, list) else [label]
+    if len(parts) > 1 and type(parts[0]) is int:
+        parts = parts[1:]
+    if not parts or not all(isinstance(part, str) for part in parts):
+        raise _UnreadableError(f"label {number} is {_kind(label)}, not the text of a group")
+    return "; ".join(parts)
 
 
 @dataclass
@@ -1293,6 +2114,50 @@ class LifetimeValueExtractor(RecordExtractor):
         return records
 
 
+def _cohorts(
+    response: requests.Response, answer: Any
+) -> Iterator[tuple[str, str, Any, Mapping[str, Any] | None]]:
+    """Of each cohort of an answer: its date as it stands there, its day, its cells, and which of
+    them are complete."""
+    series = _list_at(["data", "series"], answer)
+    if len(series) > 1:
+        raise _UnreadableError(f"{len(series)} series where one was asked for")
+    asked = _days_asked_for(response)
+    for cohorts in series:
+        values = _value_at(["values"], cohorts)
+        if not isinstance(values, dict):
+            raise _UnreadableError(f"values is {_kind(values)} where an object should be")
+        days = {name: _day(name, asked) for name in values}
+        for name, day in days.items():
+            if day not in asked:
+                raise _UnreadableError(f"{_excerpt(json.dumps(name), 40)} was not asked for")
+        if len({*days.values()}) != len(days):
+            raise _UnreadableError("a date stands twice")
+        listed = cohorts.get("dates") if isinstance(cohorts.get("dates"), list) else []
+        if lost := {_day(name, asked) for name in listed} - {None, *days.values()}:
+            raise _UnreadableError(f"{len(lost)} dates have no values: {min(map(str, lost))}")
+        for name, day in days.items():
+            complete = _value_at(["complete", name], cohorts)
+            yield name, str(day), values[name], complete if isinstance(complete, dict) else None
+
+
+def _number(cells: Mapping[str, Any], key: str, cohort: str) -> float | None:
+    value = cells.get(key)
+    if value is not None and type(value) not in (int, float):
+        raise _UnreadableError(f"{key} of the cohort of {cohort} is {_kind(value)}")
+    return value
+
+
+# -------------------------------------------------------------------------------------------------
+# 7 Lists: everything in one answer, or in pages
+# -------------------------------------------------------------------------------------------------
+_RFC3339_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
+)
+_TIME_WITHOUT_ZONE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?", re.ASCII)
+_DAY_OF_TIME = re.compile(r"(\d{4}-\d\d-\d\d)([Tt ]\d\d:\d\d.*)?")
+
+
 @dataclass
 class ListExtractor(RecordExtractor):
     """An answer with a list of objects at ``list_path`` (``["data"]``) in, the objects out.
@@ -1335,83 +2200,6 @@ class ListExtractor(RecordExtractor):
 
 
 @dataclass
-class FunnelExtractor(RecordExtractor):
-    """A funnel by day in, a record per group, day and step out.
-
-    In: ``{"data": [{"events": [name, ...], "groupValue": label, "dayFunnels": {"xValues": [day,
-    ...], "series": [[users, ...], ...]}, "dayMedianTransTimes": {"xValues", "series":
-    [[milliseconds, ...], ...]}, "dayAvgTransTimes": {...}}]}``, an element per group, where
-    ``series[j][k]`` is step *k* on day *j*; ``[]`` when nobody took the first step. Out: ``{"date",
-    "step", "event", "group", "users", "conversion", "median_seconds", "average_seconds"}``; steps
-    count from 1, ``group`` is ``(all)`` where the query has no group-by, ``conversion`` is the
-    share of step 1. Nobody has timed a step that nobody took, nor the first one: null. No built-in
-    extractor puts parallel arrays together.
-
-    Raises ``AirbyteTracedException`` for arrays that can't be paired with certainty.
-    """
-
-    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
-        query, asked = _query(response), _events_asked_for(response)
-        is_grouped = "g" in query or any(map(_has_groups, asked))
-        records: list[MutableMapping[str, Any]] = []
-        with _reading(response) as answer:
-            funnels = _records(_list_at(["data"], answer), "data")
-            if not is_grouped and len(funnels) > 1:
-                raise _UnreadableError(f"{len(funnels)} funnels where one was asked for")
-            groups = [
-                _group_value(funnel, number) if is_grouped else "(all)"
-                for number, funnel in enumerate(funnels, start=1)
-            ]
-            if len(set(groups)) != len(groups):
-                raise _UnreadableError(f"{len(groups)} funnels, two of which have the same group")
-            for group, funnel in zip(groups, funnels, strict=True):
-                for row in _funnel_rows(funnel, asked, _days_asked_for(response)):
-                    records.append({"group": group, **row})
-        if is_grouped and len(groups) >= int(query.get("limit", _DEFAULT_GROUPS)):
-            names = " > ".join(map(_event_type, asked))
-            _LOGGER.warning(
-                f"The funnel {names} for {_window(response)} came with {len(groups)} groups, as "
-                "many as its limit lets through: others may be missing. Set a higher limit, or "
-                "group by a property with fewer values."
-            )
-        return records
-
-
-@dataclass
-class ChartExtractor(RecordExtractor):
-    """The CSV of a saved chart in, a record per row and column of a date out.
-
-    In: ``{"data": text}`` or the text itself, which an ``AmplitudeErrorHandler`` lets pass when it
-    ``is_streamed``. Rows of a title; one of headings, of the labels and then of dates,
-    ``2025-01-06T00:00:00`` or ``2025-01-06``; a row per series, where of several labels a blank one
-    is that of the row above. A tab may stand before a text, so that no spreadsheet takes it for a
-    formula. Out: ``{"series": all labels as one text, "labels": {heading: label}, "date": heading
-    with its time, "value": number or null, "is_percentage": it had a %, "is_previous": it was
-    marked ``[Previous]``}``. A row of the period before stands under the dates of this one, and is
-    named as its counterpart is. The built-in decoder makes columns of the dates.
-
-    Raises ``AirbyteTracedException`` naming the chart for what can't be read with certainty, before
-    anything is passed on, and (config error) for a chart without dates: there, nothing tells labels
-    from numbers, or where the title ends.
-    """
-
-    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
-        chart = urlsplit(_request(response).url or "").path.removesuffix("/csv").split("/")[-1]
-        with _refusing_to_guess(response, _first_rows(response.content)):
-            text = _chart_text(response.content)
-            # Twice, because the records of a large chart would not fit in memory.
-            rows = sum(1 for _ in _chart_rows(text, chart))
-        if rows in _MOST_ROWS:
-            _LOGGER.warning(
-                f"The chart {chart} came with {rows:,} rows, which is the most that Amplitude "
-                "gives for some kinds of charts: others may be missing. Give it fewer groups."
-            )
-        for row, values in _chart_rows(text, chart):
-            for day, (value, is_percentage) in values.items():
-                yield {**row, "date": day, "value": value, "is_percentage": is_percentage}
-
-
-@dataclass
 class CsvRowsExtractor(RecordExtractor):
     """A streamed CSV with a header in, ``{"row_number": n, "row": {column: text}}`` out, from 1.
 
@@ -1432,110 +2220,126 @@ class CsvRowsExtractor(RecordExtractor):
 
 
 @dataclass
-class CohortMembersExtractor(RecordExtractor):
-    """A CSV of members (as ``CohortMembersRequester`` leaves it) in, one record per row out.
+class AnnotationTimes(_Transformation):
+    """``start`` and ``end`` of an annotation with any offset in; in UTC, and ``date``, out.
 
-    In: the columns ``amplitude_id`` and ``user_id``, and one for each property. Out:
-    ``{"amplitude_id": 1, "user_id": "a", "properties": {column: text or None}}``, without
-    ``properties`` where there are no more columns. A property may bear the name of either column.
-    The built-in decoder would make columns of properties, and guess what a text means.
+    In: ``2025-11-01T23:30:00-08:00``. Out: ``2025-11-02T07:30:00+00:00``, since destinations that
+    keep no offsets cut them off, and the local day of ``start``, ``2025-11-01``. What is no such
+    time is passed on as it came; the CDK's functions for Jinja would guess what it is.
     """
 
-    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
-        spooled: Any = response.raw
-        with spooled:
-            for number, member in enumerate(_members(spooled, urlsplit(response.url).path)):
-                yield member
-                if not number % _GIVE_WAY_ROWS:
-                    time.sleep(0)  # as ExportArchiveExtractor
+    def change(
+        self, record: dict[str, Any], config: Mapping[str, Any], slice_: StreamSlice | None
+    ) -> None:
+        if day := _local_day(record.get("start")):
+            record["date"] = day
+        for name in {"start", "end"} & record.keys():
+            record[name] = _in_utc(record[name])
+
+
+def _in_utc(value: Any) -> Any:
+    """A time of RFC 3339 with any offset in UTC; anything else as it came."""
+    match = _RFC3339_TIME.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        return value
+    clock, fraction, offset = match.groups("")
+    try:
+        local = datetime.strptime(f"{clock}{offset}".upper(), "%Y-%m-%dT%H:%M:%S%z")
+        return local.astimezone(timezone.utc).isoformat().replace("+", f"{fraction}+")
+    except (ValueError, OverflowError):
+        return value
+
+
+def _local_day(value: Any) -> str | None:
+    """The calendar day that a time says it falls on where it was written."""
+    match = _DAY_OF_TIME.fullmatch(value) if isinstance(value, str) else None
+    try:
+        return date.fromisoformat(match[1]).isoformat() if match else None
+    except ValueError:
+        return None
 
 
 @dataclass
-class CohortMember(RecordTransformation):
-    """A member in; out, the same with ``cohort_id`` and ``computed_at`` of its slice.
+class CategoryNames(_Transformation):
+    """A category in, ``{"id", "category": name}`` or ``{"id", "name"}``; out, with both fields.
 
-    The built-in AddFields would evaluate two templates for each of some million members.
+    It is the record itself, or what the record has at ``field_name``. Amplitude sends the first
+    form and documents the second, which published versions have as a column. The built-in AddFields
+    would evaluate the name.
     """
 
-    def transform(
-        self,
-        record: dict[str, Any],
-        config: Mapping[str, Any] | None = None,
-        stream_state: Mapping[str, Any] | None = None,
-        stream_slice: StreamSlice | None = None,
+    field_name: str = ""
+
+    def change(
+        self, record: dict[str, Any], config: Mapping[str, Any], slice_: StreamSlice | None
     ) -> None:
-        if stream_slice:
-            record["cohort_id"] = stream_slice.partition["cohort_id"]
-            record["computed_at"] = stream_slice.extra_fields["computed_at"]
+        category = record.get(self.field_name) if self.field_name else record
+        if isinstance(category, dict):
+            for name, other in (("category", "name"), ("name", "category")):
+                if category.get(name) is None and other in category:
+                    category[name] = category[other]
 
 
-@dataclass(kw_only=True)
-class CohortMembersRequester(HttpRequester):
-    """A cohort in; its members out, as a spooled CSV that has been read through once.
+@dataclass
+class TimesWithZone(_Transformation):
+    """Times of the fields ``names`` in, with or without a zone; out, those without one as UTC.
 
-    It has a job made (``creation_requester``: ``/:cohort_id``), asks until it is done
-    (``status_requester``: ``/:request_id``), and downloads (``/:request_id/file``). What has to be
-    asked again, and when to give up, is said by their error handlers; a job that fails is not made
-    anew, since each takes one of the project's downloads of the month. The built-in retriever for
-    such jobs makes up to three, and doesn't ask again for a file that broke off.
-
-    A test read of the Builder is given the members of one cohort only, the first.
-
-    Raises ``AirbyteTracedException`` naming the cohort.
+    In: ``2026-09-24T07:53:10.25``. Out: ``2026-09-24T07:53:10.25Z``; anything else as it came. The
+    CDK's functions for Jinja would guess what it is.
     """
 
-    creation_requester: HttpRequester
-    status_requester: HttpRequester
+    names: list[str]
 
-    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
-        super().__post_init__(parameters)
-        self._first = threading.Lock()
+    def change(
+        self, record: dict[str, Any], config: Mapping[str, Any], slice_: StreamSlice | None
+    ) -> None:
+        for name in self.names:
+            value = record.get(name)
+            if isinstance(value, str) and _TIME_WITHOUT_ZONE.fullmatch(value):
+                record[name] = f"{value.replace(' ', 'T')}Z"
 
-    def send_request(self, *_: Any, **options: Any) -> requests.Response | None:
-        cohort: StreamSlice = options["stream_slice"]
-        cohort_id, size = cohort.partition["cohort_id"], cohort.extra_fields["size"]
-        # The factory makes one for test reads only. The lock is never given back.
-        if options.get("log_formatter") and not self._first.acquire(blocking=False):
-            _LOGGER.info(f"Cohort {cohort_id}: a test read downloads one cohort, not this one.")
-            return None
-        try:
-            job = self._job(cohort_id)
-            self.status_requester.send_request(path=job)
-            response = super().send_request(path=f"{job}/file")
-            if response is None:
-                return None
-            spooled: Any = response.raw
-            count = sum(1 for _ in _members(spooled, f"the file of job {job}"))
-        except AirbyteTracedException as error:
-            raise failure(
-                f"The members of cohort {cohort_id} could not be read. {error.internal_message} "
-                "What the destination has of this cohort stays as it is, and the next sync tries "
-                "again, which takes another of the month's downloads. To go without it, name the "
-                "others under Cohorts (cohort_ids).",
-                error.failure_type or FailureType.system_error,
-            ) from error
-        ends = "" if count else " Nothing is stored of it, and the next sync asks again."
-        _LOGGER.info(
-            f"Cohort {cohort_id}, computed at {cohort.extra_fields['computed_at']}: {count:,} "
-            f"members, where its size is given as {size}; {spooled.tell():,} bytes.{ends}"
-        )
-        spooled.seek(0)
-        return response
 
-    def _job(self, cohort_id: str) -> str:
-        """The path of a new job, which takes one of the downloads of the month."""
-        keys = self.config.get("cohort_member_properties") or []
-        created = self.creation_requester.send_request(
-            path=quote(cohort_id, safe=""),
-            request_params={"props": "1", "propKeys": keys} if keys else {"props": "0"},
-        )
-        if created is None:
-            raise failure(f"Amplitude did not answer to the request for cohort {cohort_id}.")
-        with _reading(created) as answer:
-            request_id = answer.get("request_id") if isinstance(answer, dict) else None
-            if not request_id or not isinstance(request_id, str | int):
-                raise _UnreadableError(f"request_id is {_kind(request_id)}")
-        return quote(str(request_id), safe="")
+@dataclass
+class IdsAsText(_Transformation):
+    """Identifiers at ``paths`` as numbers or texts in, as texts out.
+
+    A path is a list of fields, ``*`` standing for each element of a list: ``[slots, "*",
+    experiments, "*"]``. Amplitude's samples have numbers where its paths have texts; as texts, both
+    hold, and can be joined. ``AddFields`` does not reach into lists, and makes a text of null.
+    """
+
+    paths: list[list[str]]
+
+    def change(
+        self, record: dict[str, Any], config: Mapping[str, Any], slice_: StreamSlice | None
+    ) -> None:
+        for path in self.paths:
+            _with_text(record, path)
+
+
+def _with_text(value: Any, path: Sequence[str]) -> Any:
+    """The value, in which a number at the path has become a text."""
+    if not path:
+        return str(value) if type(value) is int else value  # isinstance() would take True for one
+    name, *rest = path
+    if name == "*" and isinstance(value, list):
+        return [_with_text(element, rest) for element in value]
+    if isinstance(value, dict) and name in value:
+        value[name] = _with_text(value[name], rest)
+    return value
+
+
+# -------------------------------------------------------------------------------------------------
+# 8 Cohort downloads: which, when, and their members
+# -------------------------------------------------------------------------------------------------
+# Polls that say something else than that a job is under way, or fail, before it counts as lost.
+_STRANGE_POLLS = 5
+_MEMBER_COLUMNS = ("amplitude_id", "user_id")
+_GIVE_WAY_ROWS = 64
+_MEMBERS_ADVICE = (
+    "It is held there while it is read. Make room, or point the environment variable TMPDIR to a "
+    "folder with more."
+)
 
 
 @dataclass
@@ -1643,810 +2447,6 @@ class CohortDownloadsRouter(SubstreamPartitionRouter):
         return max(0, left - kept), reason
 
 
-@dataclass
-class AnnotationTimes(RecordTransformation):
-    """``start`` and ``end`` of an annotation with any offset in; in UTC, and ``date``, out.
-
-    In: ``2025-11-01T23:30:00-08:00``. Out: ``2025-11-02T07:30:00+00:00``, since destinations that
-    keep no offsets cut them off, and the local day of ``start``, ``2025-11-01``. What is no such
-    time is passed on as it came; the CDK's functions for Jinja would guess what it is.
-    """
-
-    def transform(
-        self,
-        record: dict[str, Any],
-        config: Mapping[str, Any] | None = None,
-        stream_state: Mapping[str, Any] | None = None,
-        stream_slice: Mapping[str, Any] | None = None,
-    ) -> None:
-        if day := _local_day(record.get("start")):
-            record["date"] = day
-        for name in {"start", "end"} & record.keys():
-            record[name] = _in_utc(record[name])
-
-
-@dataclass
-class CategoryNames(RecordTransformation):
-    """A category in, ``{"id", "category": name}`` or ``{"id", "name"}``; out, with both fields.
-
-    It is the record itself, or what the record has at ``field_name``. Amplitude sends the first
-    form and documents the second, which published versions have as a column. The built-in AddFields
-    would evaluate the name.
-    """
-
-    field_name: str = ""
-
-    def transform(
-        self,
-        record: dict[str, Any],
-        config: Mapping[str, Any] | None = None,
-        stream_state: Mapping[str, Any] | None = None,
-        stream_slice: Mapping[str, Any] | None = None,
-    ) -> None:
-        category = record.get(self.field_name) if self.field_name else record
-        if isinstance(category, dict):
-            for name, other in (("category", "name"), ("name", "category")):
-                if category.get(name) is None and other in category:
-                    category[name] = category[other]
-
-
-@dataclass
-class TimesWithZone(RecordTransformation):
-    """Times of the fields ``names`` in, with or without a zone; out, those without one as UTC.
-
-    In: ``2026-09-24T07:53:10.25``. Out: ``2026-09-24T07:53:10.25Z``; anything else as it came. The
-    CDK's functions for Jinja would guess what it is.
-    """
-
-    names: list[str]
-
-    def transform(
-        self,
-        record: dict[str, Any],
-        config: Mapping[str, Any] | None = None,
-        stream_state: Mapping[str, Any] | None = None,
-        stream_slice: Mapping[str, Any] | None = None,
-    ) -> None:
-        for name in self.names:
-            value = record.get(name)
-            if isinstance(value, str) and _TIME_WITHOUT_ZONE.fullmatch(value):
-                record[name] = f"{value.replace(' ', 'T')}Z"
-
-
-@dataclass
-class ProjectName(RecordTransformation):
-    """A record in; out, the same with the config's ``project_name`` as a field, if there is one.
-
-    The built-in AddFields would evaluate a template for every record, and the name once more.
-    """
-
-    def transform(
-        self,
-        record: dict[str, Any],
-        config: Mapping[str, Any] | None = None,
-        stream_state: Mapping[str, Any] | None = None,
-        stream_slice: Mapping[str, Any] | None = None,
-    ) -> None:
-        if name := (config or {}).get("project_name"):
-            record["project_name"] = name
-
-
-@dataclass
-class IdsAsText(RecordTransformation):
-    """Identifiers at ``paths`` as numbers or texts in, as texts out.
-
-    A path is a list of fields, ``*`` standing for each element of a list: ``[slots, "*",
-    experiments, "*"]``. Amplitude's samples have numbers where its paths have texts; as texts, both
-    hold, and can be joined. ``AddFields`` does not reach into lists, and makes a text of null.
-    """
-
-    paths: list[list[str]]
-
-    def transform(
-        self,
-        record: dict[str, Any],
-        config: Mapping[str, Any] | None = None,
-        stream_state: Mapping[str, Any] | None = None,
-        stream_slice: Mapping[str, Any] | None = None,
-    ) -> None:
-        for path in self.paths:
-            _with_text(record, path)
-
-
-@dataclass
-class SavedState(StateMigration):
-    """A saved state in; out, the CDK's slices: all is done but for what is to be read again.
-
-    ``read_again`` is a duration (``P7D``), counted back from the state, and with a parameter
-    ``period`` (``week``, ``month``) on to the first day of one; ``beyond`` the one by which the
-    cursor ends after the newest unit that can be read. The CDK's look-back would do the same, but
-    it takes what it reads again for done: a window that fails there, or is not finished when the
-    process dies, would not hold the state back. A state from the future is set back to the newest
-    unit that can be read, with a line of the log.
-    In: ``{cursor_field: time}``, in any of ``formats``, or any of the CDK's own forms that hold
-    such a state. Out: ``{"state_type": "date-range", "slices": [{...}]}``, one for each partition
-    of a stream that has some; a partition without a state has everything before it.
-
-    Raises ``AirbyteTracedException`` (config error) for a state that can't be read.
-    """
-
-    config: Mapping[str, Any]
-    declarative_stream: DeclarativeStream
-    read_again: str
-    formats: list[str]
-    beyond: str = "PT0S"
-    parameters: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        # Before the cursor is made of them.
-        refuse_unusable(self.config)
-
-    def should_migrate(self, stream_state: Mapping[str, Any]) -> bool:
-        return any(not key.startswith("__ab_") for key in stream_state)
-
-    def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
-        retriever: Any = self.declarative_stream.retriever
-        if not getattr(retriever, "partition_router", None):
-            return self._done(stream_state)
-        if "state" in stream_state and "states" not in stream_state:
-            _LOGGER.warning(
-                f"The saved state of the stream {self.declarative_stream.name} is one for all of "
-                "its partitions, of which there were more than 10,000. All are read anew."
-            )
-            return {"states": []}
-        try:
-            saved = [(each["partition"], each["cursor"]) for each in stream_state["states"]]
-        except (LookupError, TypeError):
-            raise self._unreadable(f"it is {dict(stream_state)}") from None
-        return {"states": [{"partition": p, "cursor": self._done(cursor)} for p, cursor in saved]}
-
-    def _done(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
-        cursor: Any = self.declarative_stream.incremental_sync
-        saved = self._cursor_value(stream_state, cursor.cursor_field)
-        if saved in (None, ""):
-            return {}
-        start = self._evaluate(cursor.start_datetime.datetime)
-        newest = self._evaluate(cursor.end_datetime.max_datetime) - parse_duration(self.beyond)
-        state = self._parse(saved, cursor)
-        if state > newest:
-            _LOGGER.warning(
-                f"The saved state of the stream {self.declarative_stream.name} lies in the future "
-                f"({saved}). It is set back to "
-                f"{DatetimeParser().format(newest, cursor.datetime_format)}."
-            )
-            state = newest
-        done = state - parse_duration(self._interpolate(self.read_again))
-        begins = done + timedelta(days=1)
-        match (self.parameters or {}).get("period"):
-            case "week":
-                done -= timedelta(days=begins.weekday())
-            case "month":
-                done -= timedelta(days=begins.day - 1)
-        if done >= newest:  # what lies beyond is not to be read
-            done = newest + parse_duration(self.beyond)
-        slice_of_done = {
-            "start": start,
-            "end": max(start, done),
-            "most_recent_cursor_value": max(start, state),
-        }
-        return {
-            "state_type": "date-range",
-            "slices": [
-                {
-                    name: DatetimeParser().format(time, cursor.datetime_format)
-                    for name, time in slice_of_done.items()
-                },
-            ],
-        }
-
-    def _cursor_value(self, state: Mapping[str, Any], field: str) -> Any:
-        if field in state:
-            return state[field]
-        match state:
-            case {"slices": [{"most_recent_cursor_value": value}, *_]} if value:
-                return value
-            case {"slices": [{"start": value}, *_]}:
-                return value
-            case {"state": {**inner}} | {"states": [{"cursor": {**inner}}]} if field in inner:
-                return inner[field]
-        raise self._unreadable(f"it is {dict(state)}")
-
-    def _evaluate(self, template: str) -> datetime:
-        cursor: Any = self.declarative_stream.incremental_sync
-        return DatetimeParser().parse(self._interpolate(template), cursor.datetime_format)
-
-    def _interpolate(self, template: str) -> str:
-        text = InterpolatedString.create(template, parameters=self.parameters or {})
-        return str(text.eval(self.config))
-
-    def _parse(self, value: object, cursor: Any) -> datetime:
-        parser = DatetimeParser()
-        for form in self.formats:
-            with suppress(ValueError):
-                time = parser.format(parser.parse(str(value), form), cursor.datetime_format)
-                return parser.parse(time, cursor.datetime_format)
-        example = parser.format(datetime(2024, 1, 31, 20), cursor.datetime_format)
-        raise self._unreadable(
-            f"{cursor.cursor_field} is {value!r}, where a time such as {example} should be"
-        )
-
-    def _unreadable(self, reason: str) -> AirbyteTracedException:
-        return refusal(
-            f"The saved state of the stream {self.declarative_stream.name} can't be read: "
-            f"{reason}. Clear the stream's data in Airbyte, or mend its state."
-        )
-
-
-@dataclass
-class CohortDownloads(SavedState):
-    """As ``SavedState``; what is saved is shown to the stream's ``CohortDownloadsRouter``, too.
-
-    The CDK migrates a stream's state before it makes the router, which it tells nothing of it.
-    """
-
-    def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
-        migrated = super().migrate(stream_state)
-        retriever: Any = self.declarative_stream.retriever
-        retriever.partition_router.saved = [
-            (each["partition"].get("cohort_id"), done["most_recent_cursor_value"])
-            for each in migrated["states"]
-            for done in each["cursor"].get("slices", [])
-        ]
-        return migrated
-
-
-def keep_secret(text: str) -> None:
-    """Have the CDK hide a text in what it logs, also escaped as JSON, as Python or for a URL, or
-    twice: ``--debug`` writes headers as Python does, in JSON."""
-    for form in {text, *(twice for once in _escaped(text) for twice in (once, *_escaped(once)))}:
-        add_to_secrets(form)
-
-
-def _excerpt(text: str, length: int) -> str:
-    """The beginning of a text without secrets: of one that is cut first, a part may stay."""
-    return filter_secrets(text)[:length]
-
-
-def _escaped(text: str) -> set[str]:
-    in_json = {json.dumps(text, ensure_ascii=to_ascii)[1:-1] for to_ascii in (True, False)}
-    return in_json | {repr(text)[1:-1], quote(text), quote(text, safe=""), quote_plus(text)}
-
-
-def failure(
-    message: str, failure_type: FailureType = FailureType.system_error
-) -> AirbyteTracedException:
-    """An error that a person is shown; ``message`` never quotes a secret."""
-    return AirbyteTracedException(
-        message=message, internal_message=message, failure_type=failure_type
-    )
-
-
-def refuse_unusable(config: Mapping[str, Any]) -> None:
-    """Raise for dates, a time zone and filters of the right form that no sync could work with.
-
-    Forms, and all other values, are told by the spec in the manifest. This is called by what every
-    stream is built with, because the spec itself has to do without custom components.
-    """
-    dates: dict[str, datetime] = {}
-    for title, name in (("Start Date", "start_date"), ("End Date", "end_date")):
-        if value := config.get(name):
-            try:
-                dates[name] = str_to_datetime(value)
-            except (OverflowError, TypeError, ValueError):
-                reason = f"{value!r} is no date of the calendar"
-                raise refusal(f"{title} ({name}) is not valid: {reason}.") from None
-    start = dates.get("start_date", _FIRST_DAY)
-    title = f"Start Date (start_date) is not valid: {config.get('start_date')!r}"
-    if start < _FIRST_DAY:
-        raise refusal(f"{title} lies before {_FIRST_DAY.year}.")
-    if start > now_utc():
-        raise refusal(f"{title} lies in the future, by the clock of UTC.")
-    if "end_date" in dates and dates["end_date"] <= start:
-        raise refusal(
-            f"End Date (end_date) is not valid: {config['end_date']!r} is not after Start Date "
-            f"(start_date), {config.get('start_date')!r}."
-        )
-    zone = config.get("project_timezone") or "UTC"
-    try:
-        pytz.timezone(zone)
-    except (AttributeError, pytz.UnknownTimeZoneError):
-        raise refusal(
-            f"Project Time Zone (project_timezone) is not valid: {zone!r} is no IANA name of a "
-            "time zone, such as Europe/Berlin."
-        ) from None
-    _refuse_unusable_filters(config)
-    _refuse_unusable_reports(config)
-
-
-def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
-    titles = {name: f"{title} ({name})" for name, title in _LISTS_OF_FILTERS.items()}
-    lists = {name: config.get(name) or [] for name in _LISTS_OF_FILTERS}
-    for name, values in lists.items():
-        if not isinstance(values, list) or not all(isinstance(v, str) and v for v in values):
-            raise refusal(f"{titles[name]} is not valid: it must be a list of texts.")
-    only, without, dropped, hashed = lists
-    for one, other in ((only, without), (dropped, hashed)):
-        if both := sorted(set(lists[one]) & set(lists[other])):
-            raise refusal(
-                f"{titles[one]} and {titles[other]} both have {both[0]!r}. Take it out of one."
-            )
-    for field_name, refused in (
-        (dropped, _COLUMNS_KEPT),
-        (hashed, {**_COLUMNS_NOT_OF_TEXT, **_COLUMNS_KEPT}),
-    ):
-        for value in sorted(set(lists[field_name]) & refused.keys()):
-            others = ", ".join(f"{column}.{value}" for column in _PROPERTY_COLUMNS)
-            raise refusal(
-                f"{titles[field_name]} is not valid: the column {value} {refused[value]}. If a "
-                f"property of that name is meant, say where it is: {others}."
-            )
-    salt = config.get("hash_salt") or ""
-    keys = [str(config.get(name)).strip() for name in ("api_key", "secret_key")]
-    if salt and not (isinstance(salt, str) and _SALT.fullmatch(salt.strip())):
-        raise refusal(
-            "Hash Salt (hash_salt) is not valid: it must have 16 to 64 letters, digits or signs of "
-            "ASCII, and no blanks."
-        )
-    if salt and salt.strip() in keys:
-        raise refusal(
-            "Hash Salt (hash_salt) is not valid: it must be a secret of its own, not the API Key "
-            "or the Secret Key."
-        )
-    if lists[hashed] and not salt:
-        raise refusal(
-            f"{titles[hashed]} needs Hash Salt (hash_salt): without a secret, anybody could find "
-            "the values by trying."
-        )
-
-
-def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
-    reports, title = config.get("reports") or [], "Reports (reports) is not valid"
-    try:
-        names = [report["name"] for report in reports]
-        for report in reports:
-            _refuse_unusable_query(report["query"], f"{title}: {report['name']}")
-            _refuse_dear(report["query"], f"{title}: {report['name']}")
-    except (AttributeError, KeyError, TypeError) as error:
-        reason = f"a report has another form than it should ({type(error).__name__}: {error})"
-        raise refusal(f"{title}: {reason}.") from None
-    for name in names:
-        if names.count(name) > 1:
-            raise refusal(f"{title}: {names.count(name)} reports have the name {name}.")
-
-
-def _refuse_dear(query: Mapping[str, Any], title: str) -> None:
-    """Raise for a report that costs too much even in the smallest windows.
-
-    Those are a day, a week or a month, and the day that the CDK adds to the last one.
-    """
-    if query["kind"] in ("chart", "composition"):
-        return
-    days = {"week": 8, "month": 32}.get(query.get("interval") or "day", 2)
-    cost = _cost_of_days(query, days)
-    if cost > _MOST_PER_REQUEST:
-        raise refusal(
-            f"{title} would cost {cost}, where one request may cost {_MOST_PER_REQUEST}. That is "
-            f"{days} days, the fewest that can be asked for, at {cost // days} each: conditions "
-            "(one, four for each group-by, and those of Users) times what its events count. Leave "
-            "out some of these."
-        )
-
-
-def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
-    """Raise for what the spec can't say: JSON in a text, and what depends on another field."""
-    texts = [*query.get("events", []), *(query.get(n) for n in ("start_event", "return_event"))]
-    for text in filter(None, texts):
-        event = _parsed(text, title) if _is_json(text) else {"event_type": text}
-        groups = event.get("group_by") or [] if isinstance(event, dict) else None
-        if groups is None or not isinstance(event.get("event_type"), str):
-            raise refusal(f"{title}: {_excerpt(text, 100)!r} is no JSON object with an event_type.")
-        if not isinstance(groups, list) or not all(
-            isinstance(group, dict) and {"type", "value"} <= group.keys() for group in groups
-        ):
-            raise refusal(
-                f"{title}: group_by of the event {event['event_type']} must be a list such as "
-                '[{"type": "event", "value": "price"}].'
-            )
-        if groups and query["kind"] == "retention":
-            raise refusal(f"{title}: the events of retention can't have a group_by.")
-        if not groups and query.get("metric") in _PROPERTY_METRICS:
-            raise refusal(
-                f"{title}: Count (metric) {query['metric']} takes events in JSON whose group_by is "
-                f'the property to be counted, such as {{"event_type": "{event["event_type"]}", '
-                '"group_by": [{"type": "event", "value": "price"}]}.'
-            )
-    if text := query.get("segment"):
-        conditions = _parsed(text, title)
-        if not isinstance(conditions, list) or not all(
-            isinstance(condition, dict) and "op" in condition for condition in conditions
-        ):
-            raise refusal(
-                f"{title}: Users (segment) must be a list of conditions such as "
-                '[{"prop": "country", "op": "is", "values": ["Germany"]}].'
-            )
-    if (query.get("mode") == "bracket") != bool(query.get("brackets")):
-        raise refusal(
-            f"{title}: Brackets (brackets) and the mode bracket are needed together or not at all."
-        )
-    if text := query.get("brackets"):
-        match _parsed(text, title):
-            case [*brackets] if brackets and all(map(_is_bracket, brackets)):
-                pass
-            case _:
-                raise refusal(
-                    f"{title}: Brackets (brackets) must be a list of a first and a last day each, "
-                    "up to day 365, such as [[0, 1], [1, 7]]."
-                )
-
-
-def _is_bracket(bracket: Any) -> bool:
-    match bracket:
-        case [int(first), int(last)]:
-            return 0 <= first <= last <= 365
-    return False
-
-
-def _is_json(event: str) -> bool:
-    """Whether an event of a report is an event object in JSON, not a name."""
-    return event.lstrip().startswith("{")
-
-
-def _parsed(text: str, title: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise refusal(f"{title}: {_excerpt(text, 100)!r} is no JSON ({error}).") from None
-
-
-def refusal(message: str) -> AirbyteTracedException:
-    """The error of what the user can mend; ``message`` names the field."""
-    return failure(message, FailureType.config_error)
-
-
-def _hidden_keys(config: Mapping[str, Any], *fields: str) -> list[str]:
-    """The keys in these fields of a usable config, which no log shows from now on."""
-    refuse_unusable(config)
-    # Keys are pasted, often with a blank or a line end.
-    keys = [str(config[name]).strip() for name in fields]
-    for key in keys:
-        keep_secret(key)
-    return keys
-
-
-def _end_of_secret(secret: Any) -> str:
-    """Its last four characters, "…abcd", or fewer, so that three quarters of it stay hidden."""
-    text = secret if isinstance(secret, str) else ""
-    return "…" + text[len(text) - min(4, len(text) // 4) :]
-
-
-def _connection_failed(
-    error: requests.RequestException, request: requests.Request | requests.PreparedRequest | None
-) -> ErrorResolution:
-    host = urlsplit(request.url or "").hostname if request else None
-    return ErrorResolution(
-        ResponseAction.RETRY,
-        FailureType.transient_error,
-        f"The connection to {host or 'Amplitude'} failed ({type(error).__name__}: "
-        f"{filter_secrets(str(error))}). Check that this machine may reach it over HTTPS (name "
-        "lookup, firewall, proxy), then try again.",
-    )
-
-
-def _is_break(error: requests.RequestException) -> bool:
-    """Whether a connection broke or stayed silent, so that a smaller window may get through; not
-    whether none came about (name lookup, refusal, proxy, certificate)."""
-    cause = error.args[0] if error.args else None
-    return isinstance(error, requests.ReadTimeout) or isinstance(cause, ProtocolError)
-
-
-def _is_too_far_back(response: requests.Response) -> bool:
-    """Whether Amplitude says that the plan keeps no such history, which is not about the keys."""
-    is_about_days = _asks_for_days(_query(response))
-    return response.status_code == 403 and is_about_days and _TOO_FAR_BACK in _error_text(response)
-
-
-def _says_no_events(response: requests.Response) -> bool:
-    """Whether a 404 of the export is Amplitude's own sentence: in its envelope, ``{"error":
-    {"message", "metadata": {"details"}}}``, or as plain text. A gateway may say anything else."""
-    said: list[Any] = [response.text]
-    with suppress(AttributeError, LookupError, TypeError, ValueError):
-        error = response.json()["error"]
-        said = [error.get("message"), (error.get("metadata") or {}).get("details")]
-    return any(isinstance(t, str) and t.strip().rstrip(".") == _NO_EVENTS for t in said)
-
-
-def _error_text(response: requests.Response) -> str:
-    """What an error response says, on one line: ``message: details`` of Amplitude's envelope
-    ``{"error": {"message", "metadata": {"details"}}}``, what the taxonomy, replays and lookup
-    tables have in its place (``{"errors": [{"message"}]}``, ``{"error"}``, ``{"message"}``),
-    otherwise the body's text. Empty for a JSON object or list that came with 200 and tells of no
-    error."""
-    try:
-        body = response.json()
-        if response.ok and (isinstance(body, list) or not body.get("error")):
-            return ""
-        error = body["errors"][0] if "errors" in body else body.get("error", body)
-        said = [error]
-        if not isinstance(error, str):
-            said = [error.get("message"), (error.get("metadata") or {}).get("details")]
-        text = ": ".join(part for part in said if part) or response.text
-    except (ValueError, LookupError, TypeError, AttributeError):
-        text = response.text or "an empty body"
-    return _excerpt(" ".join(text.split()), 500)
-
-
-def _spool_archive(response: requests.Response, is_staged: bool) -> IO[bytes]:
-    """The body in a file that vanishes with the process, checked to be an intact zip.
-
-    Raises ``requests.RequestException`` when the connection breaks off, ``zipfile.BadZipFile``
-    when the body is something else or damaged, ``AirbyteTracedException`` when the disk refuses.
-    """
-    folder = _staging_folder() if is_staged else Path(tempfile.gettempdir())
-    with _storing("An export archive", folder, _STAGED_ADVICE if is_staged else _SPOOLED_ADVICE):
-        # The extractor closes it.
-        spooled = _nameable_file(folder) if is_staged else tempfile.TemporaryFile()  # noqa: SIM115
-        try:
-            _spool(response, spooled, f"Export of {_window(response)}")
-            is_to_be_unpacked = is_staged or _is_one_hour(_window(response))
-            _check_archive(spooled, is_to_be_unpacked, only_beginnings=is_staged)
-        except BaseException:
-            spooled.close()
-            raise
-    return spooled
-
-
-def _spool_members(response: requests.Response) -> IO[bytes]:
-    """The body in a file that vanishes with the process, read from its beginning.
-
-    Raises ``requests.RequestException`` when the connection breaks off, ``AirbyteTracedException``
-    when the disk refuses.
-    """
-    with _storing("A cohort's CSV", Path(tempfile.gettempdir()), _MEMBERS_ADVICE):
-        spooled: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (the extractor closes it)
-        try:
-            _spool(response, spooled, "Members of a cohort")
-            spooled.seek(0)
-            if spooled.read(2) == b"\x1f\x8b":  # a gzip that no Content-Encoding has told of
-                spooled = _gunzipped(spooled)
-            spooled.seek(0)
-        except BaseException:
-            spooled.close()
-            raise
-    return spooled
-
-
-def _gunzipped(packed: IO[bytes]) -> IO[bytes]:
-    """What a gzip holds, in a file that vanishes with the process.
-
-    Raises ``requests.ConnectionError`` for one that is cut off or damaged.
-    """
-    packed.seek(0)
-    spooled = tempfile.TemporaryFile()  # noqa: SIM115 (as the one it is made of)
-    try:
-        with packed, gzip.GzipFile(fileobj=packed) as unpacked:
-            while chunk := _unpacked_chunk(unpacked):
-                spooled.write(chunk)
-    except BaseException:
-        spooled.close()
-        raise
-    return spooled
-
-
-def _unpacked_chunk(unpacked: gzip.GzipFile) -> bytes:
-    try:
-        return unpacked.read(_CHUNK_BYTES)
-    except (EOFError, OSError, zlib.error) as error:
-        raise requests.ConnectionError(f"its gzip is damaged ({error})") from error
-
-
-def _spool(response: requests.Response, spooled: IO[bytes], name: str) -> None:
-    reported = time.monotonic()
-    for chunk in response.iter_content(_CHUNK_BYTES):
-        spooled.write(chunk)
-        if time.monotonic() - reported > _REPORT_SECONDS:
-            reported = time.monotonic()
-            _LOGGER.info(f"{name}: {spooled.tell():,} bytes received so far.")
-
-
-@contextmanager
-def _storing(kind: str, folder: Path, advice: str) -> Iterator[None]:
-    """What the disk refuses becomes a message that names ``folder``."""
-    try:
-        yield
-    except requests.RequestException:
-        raise
-    except OSError as error:
-        raise failure(
-            f"{kind} could not be stored in {folder}: {error.strerror}. {advice}"
-        ) from error
-
-
-def _staging_folder() -> Path:
-    """Where destinations that take files look for them.
-
-    Raises ``AirbyteTracedException`` (config error) when it can't be used. The CDK would take
-    another one.
-    """
-    folder = Path(os.environ.get("AIRBYTE_STAGING_DIRECTORY") or "/staging/files")
-    reason = None
-    if not folder.is_dir():
-        reason = "there is no such folder"
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        reason = "it can't be written to"
-    if reason:
-        raise refusal(
-            f"Files can't be handed over in {folder}: {reason}. Airbyte provides it where a "
-            "destination takes files. Choose such a destination, or deselect the stream; where you "
-            "run the connector yourself, point the environment variable AIRBYTE_STAGING_DIRECTORY "
-            "to a folder that exists."
-        )
-    return folder
-
-
-def _nameable_file(folder: Path) -> IO[bytes]:
-    """An open file without a name, which can be given one where the system is able to."""
-    try:
-        return open(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
-    except (AttributeError, OSError):
-        return tempfile.TemporaryFile(dir=folder)
-
-
-def _hand_over(spooled: IO[bytes], path: Path) -> None:
-    """Give a file without a name one, all at once: whoever reads an earlier one can go on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.unlink(missing_ok=True)
-    number = spooled.fileno()
-    try:
-        try:
-            # A descriptor of a folder, whichever, has Python make a call that follows this link.
-            os.link(f"/proc/self/fd/{number}", unfinished, src_dir_fd=number)
-        except (NotImplementedError, OSError):
-            spooled.seek(0)
-            with unfinished.open("wb") as copy:
-                shutil.copyfileobj(spooled, copy, _CHUNK_BYTES)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
-class _DamagedMember(zipfile.BadZipFile):
-    """A member of an intact zip archive that can't be unpacked."""
-
-
-def _check_archive(
-    spooled: IO[bytes], is_to_be_unpacked: bool, only_beginnings: bool = False
-) -> None:
-    try:
-        with zipfile.ZipFile(spooled) as archive:
-            # A damaged directory may hide a member from zipfile, which does not count them.
-            if (len(archive.filelist) - _member_count(spooled)) % 2**16:
-                raise zipfile.BadZipFile("its directory is incomplete")
-            # The checksum of a member is not looked at when its size was damaged to 0.
-            if any(member.CRC and not member.file_size for member in archive.filelist):
-                raise zipfile.BadZipFile("a member has lost its size")
-            damaged = archive.testzip()
-            for member in archive.infolist() if is_to_be_unpacked and not damaged else ():
-                with _unpacked(gzip.GzipFile, archive, member) as lines:
-                    while lines.read(_CHUNK_BYTES) and not only_beginnings:
-                        pass
-    except _DamagedMember:
-        raise
-    except _UNZIP_ERRORS as error:
-        spooled.seek(0)
-        begins = filter_secrets(repr(spooled.read(80)))
-        raise zipfile.BadZipFile(f"{error}; it begins with {begins}") from error
-    if damaged:
-        raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
-
-
-def _member_count(spooled: IO[bytes]) -> int:
-    """The number of members that the archive itself says it has; modulo 2 ** 16 if not zip64.
-
-    https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT (4.3.14 to 4.3.16)
-    """
-    spooled.seek(0, io.SEEK_END)
-    spooled.seek(-min(spooled.tell(), 2**17), io.SEEK_END)
-    before, _, end = spooled.read().rpartition(b"PK\5\6")
-    if before[-20:].startswith(b"PK\6\7"):
-        return int(struct.unpack_from("<Q", before, before.rindex(b"PK\6\6") + 32)[0])
-    return int(struct.unpack_from("<H", end, 6)[0])
-
-
-@contextmanager
-def _unpacked(
-    gunzip: Callable[..., Any], archive: zipfile.ZipFile, member: zipfile.ZipInfo
-) -> Iterator[io.BufferedReader]:
-    try:
-        with archive.open(member) as packed:
-            yield io.BufferedReader(gunzip(fileobj=packed), _CHUNK_BYTES)
-    except _UNZIP_ERRORS as error:
-        raise _DamagedMember(f"Member {member.filename} can't be unpacked ({error})") from error
-
-
-def _lines(
-    gunzip: Callable[..., Any], archive: zipfile.ZipFile, member: zipfile.ZipInfo, window: str
-) -> Iterator[bytes]:
-    try:
-        with _unpacked(gunzip, archive, member) as lines:
-            # Not a plain iteration: a line may not grow beyond all bounds.
-            yield from iter(partial(lines.readline, _LINE_BYTES), b"")
-    except _DamagedMember as error:
-        message = f"{error} in the export of {window}."
-        _LOGGER.warning(f"{message} Its hours are read again; their events may come twice.")
-        raise RequestWindowSplitRequiredException("events", message) from error
-
-
-def _text_lines(response: requests.Response) -> Iterator[str]:
-    """The lines of a body with their ends, streamed, or as the Builder has read it before."""
-    rest = ""
-    for text in iterdecode(response.iter_content(_CHUNK_BYTES), "utf-8-sig"):
-        *lines, rest = f"{rest}{text}".split("\n")
-        yield from (f"{line}\n" for line in lines)
-    yield rest
-
-
-def _csv_rows(lines: Iterable[str], name: str) -> Iterator[list[str]]:
-    """The headings of a CSV, then its rows, blank lines left out; ``name`` stands in messages.
-
-    Raises ``AirbyteTracedException`` naming the row for one that does not fit the headings, and for
-    a connection that breaks off.
-    """
-    number = 0
-    try:
-        rows = csv.reader(lines, strict=True)
-        header = next(rows, [])
-        if not header or header[0].lstrip().startswith(("<", '{"', "{}", "[{", "[]")):
-            raise failure(f"The answer to {name} is no CSV with headings.")
-        yield header
-        for number, row in enumerate(filter(None, rows), start=1):
-            if len(row) != len(header):
-                found = f"{len(row)} cells under {len(header)} headings"
-                raise failure(f"Row {number} of {name} has {found}.")
-            yield row
-    except (csv.Error, UnicodeDecodeError) as error:
-        message = f"What follows row {number} of {name} can't be read: {error}."
-        raise failure(message) from None
-    except OSError as error:
-        raise failure(
-            f"The connection broke after row {number} of {name} ({type(error).__name__}). Run "
-            "it again.",
-            FailureType.transient_error,
-        ) from error
-
-
-def _members(spooled: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
-    """The members in a CSV as records, see ``CohortMembersExtractor``; the file stays open.
-
-    Raises ``AirbyteTracedException`` naming the row, never quoting it, for one that is none.
-    """
-    text = io.TextIOWrapper(spooled, "utf-8-sig", newline="")
-    try:
-        # Amplitude puts a tab before texts, so that no spreadsheet takes them for formulas.
-        rows = ([cell.removeprefix("\t") for cell in row] for row in _csv_rows(text, name))
-        header: list[str] = next(rows)
-        fixed = [header.index(column) for column in _MEMBER_COLUMNS]
-        properties = {n: heading for n, heading in enumerate(header) if n not in fixed}
-        if len(set(properties.values())) != len(properties):
-            raise failure(f"Two properties of {name} have the same heading.")
-        for number, row in enumerate(rows, start=1):
-            # User ids have been seen in quotes that are not the CSV's.
-            amplitude_id, user_id = (_unquoted(row[n]) for n in fixed)
-            if not (amplitude_id.isascii() and amplitude_id.isdigit()):
-                raise failure(f"Row {number} of {name} has no amplitude_id that is a number.")
-            member: dict[str, Any] = {"amplitude_id": int(amplitude_id), "user_id": user_id or None}
-            if properties:
-                member["properties"] = {p: row[n] or None for n, p in properties.items()}
-            yield member
-    finally:
-        text.detach()
-
-
-def _unquoted(cell: str) -> str:
-    return cell[1:-1] if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
-
-
 def _records_of(parent: ParentStreamConfig) -> list[Mapping[str, Any]]:
     partitions = parent.stream.generate_partitions()
     return [record.data for partition in partitions for record in partition.read()]
@@ -2487,358 +2487,466 @@ def _usage(answers: Sequence[Any]) -> tuple[int | None, int | None, str]:
     return None, None, f"Amplitude said {_excerpt(json.dumps(answers), 200)}"
 
 
-def _request(
-    answer: requests.Response | requests.RequestException,
-) -> requests.PreparedRequest:
-    """The request that was made, not what a redirect made of it."""
-    return (getattr(answer, "history", None) or [answer])[0].request  # type: ignore[no-any-return]
+@dataclass
+class CohortDownloads(SavedState):
+    """As ``SavedState``; what is saved is shown to the stream's ``CohortDownloadsRouter``, too.
 
-
-def _query_of(request: requests.PreparedRequest) -> dict[str, str]:
-    return dict(parse_qsl(urlsplit(request.url or "").query))
-
-
-def _query(answer: requests.Response | requests.RequestException) -> dict[str, str]:
-    return _query_of(_request(answer))
-
-
-def _window(answer: requests.Response | requests.RequestException) -> str:
-    query = _query(answer)
-    return f"{query.get('start', '?')} to {query.get('end', '?')}"
-
-
-def _is_one_hour(window: str) -> bool:
-    start, _, end = window.partition(" to ")
-    return start == end
-
-
-def _parse_event(line: bytes) -> dict[str, Any]:
-    """One line of an archive as an object; raises ``ValueError`` when it is none."""
-    event = _parse(line)
-    # The CDK takes an empty record for the end of the sync.
-    if not isinstance(event, dict) or not event:
-        raise ValueError("no event")
-    return event
-
-
-def _parse(text: bytes) -> Any:
-    """What a JSON text says; raises ``ValueError`` when it is none.
-
-    orjson refuses some of what lenient writers write, which must not be lost: NaN, infinity and
-    numbers beyond a double become null, a lone surrogate ``?``, invalid UTF-8 U+FFFD.
+    The CDK migrates a stream's state before it makes the router, which it tells nothing of it.
     """
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        try:
-            lenient = json.loads(
-                text.decode("utf-8-sig", "replace"),
-                parse_constant=lambda _: None,
-                parse_float=_finite,
-                parse_int=_whole,
-            )
-            value = json.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
-        except RecursionError:
-            raise ValueError("too deep") from None
-    # What can't be printed would end the whole process. To replace is thrice as fast as to count.
-    brackets = len(text) - len(text.replace(b"{", b"").replace(b"[", b""))
-    if brackets > _MAX_DEPTH and _depth(value) > _MAX_DEPTH:
-        raise ValueError("too deep")
-    return value
 
-
-def _depth(value: Any) -> int:
-    """How deep objects and lists lie in each other, found level by level, without recursion."""
-    depth, level = 0, [value]
-    while level := [
-        inner
-        for outer in level
-        if isinstance(outer, dict | list)
-        for inner in (outer.values() if isinstance(outer, dict) else outer)
-    ]:
-        depth += 1
-    return depth
-
-
-def _finite(number: str) -> float | None:
-    value = float(number)
-    return value if math.isfinite(value) else None
-
-
-def _whole(number: str) -> int | float | None:
-    # Python refuses to read integers of thousands of digits.
-    is_64_bits = len(number) <= 20 and -(2**63) <= int(number) < 2**64
-    return int(number) if is_64_bits else _finite(number)
-
-
-def _rfc3339(value: Any) -> Any:
-    """Amplitude's naive UTC timestamp in RFC 3339; anything else as it came."""
-    if not isinstance(value, str):
-        return value
-    # Slicing is what nearly every value takes: it costs a fortieth of parsing.
-    if len(value) == 26 and value[10] == " " and value[4] == "-":
-        return f"{value[:10]}T{value[11:]}+00:00"
-    if match := _EXPORT_TIMESTAMP.fullmatch(value):
-        year, month, day, time = match.groups()
-        return f"{year}-{month}-{day}T{time}+00:00"
-    return value
-
-
-def _json_of_list(value: Any) -> Any:
-    """A list as JSON, a text as that of a list of it; anything else as it came."""
-    if isinstance(value, str) and value and not value.startswith("["):
-        value = [value]
-    return orjson.dumps(value).decode() if isinstance(value, list) else value
-
-
-def _in_utc(value: Any) -> Any:
-    """A time of RFC 3339 with any offset in UTC; anything else as it came."""
-    match = _RFC3339_TIME.fullmatch(value) if isinstance(value, str) else None
-    if not match:
-        return value
-    clock, fraction, offset = match.groups("")
-    try:
-        local = datetime.strptime(f"{clock}{offset}".upper(), "%Y-%m-%dT%H:%M:%S%z")
-        return local.astimezone(timezone.utc).isoformat().replace("+", f"{fraction}+")
-    except (ValueError, OverflowError):
-        return value
-
-
-def _local_day(value: Any) -> str | None:
-    """The calendar day that a time says it falls on where it was written."""
-    match = _DAY_OF_TIME.fullmatch(value) if isinstance(value, str) else None
-    try:
-        return date.fromisoformat(match[1]).isoformat() if match else None
-    except ValueError:
-        return None
-
-
-def _with_text(value: Any, path: Sequence[str]) -> Any:
-    """The value, in which a number at the path has become a text."""
-    if not path:
-        return str(value) if type(value) is int else value  # isinstance() would take True for one
-    name, *rest = path
-    if name == "*" and isinstance(value, list):
-        return [_with_text(element, rest) for element in value]
-    if isinstance(value, dict) and name in value:
-        value[name] = _with_text(value[name], rest)
-    return value
-
-
-@contextmanager
-def _reading(response: requests.Response) -> Iterator[Any]:
-    """A JSON answer, parsed as leniently as events are; as ``_refusing_to_guess``."""
-    is_json = True
-    try:
-        answer = _parse(response.content)
-    except ValueError:
-        is_json, answer = False, response.text
-    with _refusing_to_guess(response, answer):
-        if not is_json:
-            raise _UnreadableError("it is no JSON")
-        yield answer
-
-
-@contextmanager
-def _refusing_to_guess(response: requests.Response, answer: Any) -> Iterator[None]:
-    """``_UnreadableError`` becomes a message that names what was asked for, and ends with the shape
-    of the answer, by which we can mend it."""
-    try:
-        yield
-    except _UnreadableError as error:
-        path = urlsplit(_request(response).url or "").path
-        window = f" for {_window(response)}" if "start" in _query(response) else ""
-        message = (
-            f"Amplitude's answer to {path}{window} can't be read without guessing: "
-            f"{_excerpt(str(error), 300)}. Nothing of it was stored. Try again later; if it "
-            "stays like this, report it to the connector's maintainers. Shape of the answer, "
-            f"without its values: {filter_secrets(shape(answer))}"
-        )
-        raise failure(message) from None
-
-
-def shape(value: Any) -> str:
-    """What a JSON value looks like, in at most 2,000 characters: names of fields, kinds, lengths,
-    forms of dates; nothing that a customer entered.
-
-    ``{data: {series: [1 * [7 * integer]], xValues: [7 * date 0000-00-00]}, wasCached: boolean}``
-    """
-    text = _shape(value, depth=8)
-    return text if len(text) <= _SHAPE_CHARACTERS else f"{text[: _SHAPE_CHARACTERS - 3]}..."
-
-
-def _shape(value: Any, depth: int, is_element: bool = False) -> str:
-    if isinstance(value, str):
-        if len(value) < 40 and _LIKE_A_DATE.fullmatch(value):
-            return f"date {_form(value)}"
-        # The elements of a list would all be of another length.
-        return "text" if is_element else f"text({len(value)})"
-    if isinstance(value, list | dict) and value and not depth:
-        return "[...]" if isinstance(value, list) else "{...}"
-    if isinstance(value, list):
-        forms = Counter(_shape(e, depth - 1, is_element=True) for e in value[:_SHAPE_ELEMENTS])
-        parts = [f"{count} * {form}" for form, count in forms.items()]
-        return f"[{', '.join([*parts, *_more(value)])}]"
-    if isinstance(value, dict):
-        names: dict[str, dict[str, None]] = {}  # in the order in which they came
-        for name, inner in islice(value.items(), _SHAPE_ELEMENTS):
-            is_opaque = name in _SHAPE_OPAQUE and isinstance(inner, dict) and inner
-            form = f"object({len(inner)})" if is_opaque else _shape(inner, depth - 1, is_element)
-            names.setdefault(form, {})[_shape_of_name(name)] = None
-        parts = [
-            f"{', '.join(islice(of, 12))}{', ...' if len(of) > 12 else ''}: {form}"
-            for form, of in names.items()
+    def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
+        migrated = super().migrate(stream_state)
+        retriever: Any = self.declarative_stream.retriever
+        retriever.partition_router.saved = [
+            (each["partition"].get("cohort_id"), done["most_recent_cursor_value"])
+            for each in migrated["states"]
+            for done in each["cursor"].get("slices", [])
         ]
-        return f"{{{', '.join([*parts, *_more(value)])}}}"
-    return {bool: "boolean", int: "integer", float: "number"}.get(type(value), "null")
+        return migrated
 
 
-def _more(container: list[Any] | dict[str, Any]) -> list[str]:
-    more = len(container) - _SHAPE_ELEMENTS
-    return [f"{more} more"] if more > 0 else []
+@dataclass(kw_only=True)
+class CohortMembersRequester(HttpRequester):
+    """A cohort in; its members out, as a spooled CSV that has been read through once.
 
+    It has a job made (``creation_requester``: ``/:cohort_id``), asks until it is done
+    (``status_requester``: ``/:request_id``), and downloads (``/:request_id/file``). What has to be
+    asked again, and when to give up, is said by their error handlers; a job that fails is not made
+    anew, since each takes one of the project's downloads of the month. The built-in retriever for
+    such jobs makes up to three, and doesn't ask again for a file that broke off.
 
-def _shape_of_name(name: str) -> str:
-    """The name of a field, if it is one that Amplitude has given, and no date or text as a name."""
-    if _LIKE_A_DATE.fullmatch(name):
-        return _form(name)
-    return name if re.fullmatch(r"[A-Za-z_$][A-Za-z0-9_$]{0,39}", name) else f"text({len(name)})"
+    A test read of the Builder is given the members of one cohort only, the first.
 
-
-def _form(text: str) -> str:
-    """``0000-00-00T00:00:00Z`` for a time, ``Mon 00, 0000`` for a date in words."""
-    return re.sub(r"[A-Za-z]{3,}", "Mon", re.sub(r"\d", "0", text))
-
-
-class _UnreadableError(Exception):
-    """What was found in an answer that must not be taken for records."""
-
-
-def _asks_for_days(query: Mapping[str, str]) -> bool:
-    return all(_DAY_OF_QUERY.fullmatch(query.get(name, "")) for name in ("start", "end"))
-
-
-def _days_of(request: requests.PreparedRequest) -> list[str]:
-    query = _query_of(request)
-    first, last = (datetime.strptime(query[name], "%Y%m%d") for name in ("start", "end"))
-    return [f"{first + timedelta(days=n):%Y-%m-%d}" for n in range((last - first).days + 1)]
-
-
-def _days_asked_for(response: requests.Response) -> list[str]:
-    return _days_of(_request(response))
-
-
-def _day(text: Any, asked: Sequence[str]) -> str | None:
-    """The one day that a text names with certainty, as ``2026-09-17``; None if there is none.
-
-    That is ``2026-09-17``, also with a midnight in any zone, or ``Sep 17, 2026``; without a year it
-    is the day among those ``asked`` for. ``Sep 9``, ``Sep 09`` and ``September 9`` are the same.
+    Raises ``AirbyteTracedException`` naming the cohort.
     """
-    in_words = _DAY_IN_WORDS.fullmatch(text.strip()) if isinstance(text, str) else None
-    found: list[str] = []
-    if in_words:
-        name, number, year = in_words.groups()
-        months = [n for n, month in enumerate(_MONTHS, 1) if month.startswith(name.lower())]
-        ends = [f"-{month:02d}-{int(number):02d}" for month in months]
-        found = [f"{year}{end}" for end in ends] if year else [d for d in asked if d[4:] in ends]
-    elif isinstance(text, str) and (match := _ISO_DAY.fullmatch(text.strip())):
-        found = [match[1]]
-    try:
-        return date.fromisoformat(found[0]).isoformat() if len(found) == 1 else None
-    except ValueError:
-        return None
+
+    creation_requester: HttpRequester
+    status_requester: HttpRequester
+
+    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        super().__post_init__(parameters)
+        self._first = threading.Lock()
+
+    def send_request(self, *_: Any, **options: Any) -> requests.Response | None:
+        cohort: StreamSlice = options["stream_slice"]
+        cohort_id, size = cohort.partition["cohort_id"], cohort.extra_fields["size"]
+        # The factory makes one for test reads only. The lock is never given back.
+        if options.get("log_formatter") and not self._first.acquire(blocking=False):
+            _LOGGER.info(f"Cohort {cohort_id}: a test read downloads one cohort, not this one.")
+            return None
+        try:
+            job = self._job(cohort_id)
+            self.status_requester.send_request(path=job)
+            response = super().send_request(path=f"{job}/file")
+            if response is None:
+                return None
+            spooled: Any = response.raw
+            count = sum(1 for _ in _members(spooled, f"the file of job {job}"))
+        except AirbyteTracedException as error:
+            raise failure(
+                f"The members of cohort {cohort_id} could not be read. {error.internal_message} "
+                "What the destination has of this cohort stays as it is, and the next sync tries "
+                "again, which takes another of the month's downloads. To go without it, name the "
+                "others under Cohorts (cohort_ids).",
+                error.failure_type or FailureType.system_error,
+            ) from error
+        ends = "" if count else " Nothing is stored of it, and the next sync asks again."
+        _LOGGER.info(
+            f"Cohort {cohort_id}, computed at {cohort.extra_fields['computed_at']}: {count:,} "
+            f"members, where its size is given as {size}; {spooled.tell():,} bytes.{ends}"
+        )
+        spooled.seek(0)
+        return response
+
+    def _job(self, cohort_id: str) -> str:
+        """The path of a new job, which takes one of the downloads of the month."""
+        keys = self.config.get("cohort_member_properties") or []
+        created = self.creation_requester.send_request(
+            path=quote(cohort_id, safe=""),
+            request_params={"props": "1", "propKeys": keys} if keys else {"props": "0"},
+        )
+        if created is None:
+            raise failure(f"Amplitude did not answer to the request for cohort {cohort_id}.")
+        with _reading(created) as answer:
+            request_id = answer.get("request_id") if isinstance(answer, dict) else None
+            if not request_id or not isinstance(request_id, str | int):
+                raise _UnreadableError(f"request_id is {_kind(request_id)}")
+        return quote(str(request_id), safe="")
 
 
-def _days_found(response: requests.Response, answer: Any) -> list[str]:
-    """The ``xValues`` of an answer as days: all days that were asked for, or the first days of the
-    weeks or months (the windows of such queries begin with one), each once; or none at all."""
-    texts = _list_or_nothing(["data", "xValues"], answer)
-    asked = _days_asked_for(response)
-    interval = _query(response).get("i", "1")
-    if interval == "7":
-        asked = asked[::7]
-    elif interval == "30":
-        asked = [day for day in asked if day.endswith("-01")]
-    return _days_in(texts, asked) if texts else []
+@dataclass
+class CohortJobErrorHandler(AmplitudeErrorHandler):
+    """The status of a job counts as an answer only when the job is done.
 
+    In: ``{"request_id", "cohort_id", "async_status"}``, where the status is ``JOB INPROGRESS`` or
+    ``JOB COMPLETED``; no other is documented, not even one for failure. Out: a resolution to ask
+    again while it is in progress. The built-in poller asks again without a pause, and begins a job
+    that failed anew.
 
-def _days_in(texts: Sequence[Any], asked: Sequence[str]) -> list[str]:
-    """Texts as the days that were asked for, each of which must be there once: the cursor would
-    pass over one that is missing."""
-    days = [_day(text, asked) for text in texts]
-    for number, (text, day) in enumerate(zip(texts, days, strict=True), start=1):
-        if day not in asked:
-            what = _excerpt(json.dumps(text), 40) if isinstance(text, str) else _kind(text)
-            raise _UnreadableError(f"date {number} is {what}, which was not asked for")
-    if len(set(days)) != len(days):
-        raise _UnreadableError("a date stands twice")
-    if missing := [day for day in asked if day not in days]:
-        raise _UnreadableError(f"{len(missing)} of {len(asked)} dates are missing: {missing[0]}")
-    return [day for day in days if day]
+    Raises ``AirbyteTracedException`` when a job's status was another, or no answer, for
+    the fifth time.
+    """
 
+    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        super().__post_init__(parameters)
+        # By the address, which is one job's.
+        self._strange: MutableMapping[str | None, int] = {}
 
-def _texts_found(answer: Any) -> list[str]:
-    """The ``xValues`` of an answer as texts."""
-    texts = []
-    for number, x in enumerate(_list_or_nothing(["data", "xValues"], answer), start=1):
-        if isinstance(x, list | dict) or x is None:
-            raise _UnreadableError(f"x value {number} is {_kind(x)}")
-        texts.append(x if isinstance(x, str) else json.dumps(x))
-    if len(set(texts)) != len(texts):
-        raise _UnreadableError("an x value stands twice")
-    return texts
-
-
-def _series_found(answer: Any, xs: Sequence[str]) -> list[list[float]]:
-    """The ``series`` of an answer, a number for each x; empty those that are nothing but nulls."""
-    found: list[list[float]] = []
-    for number, values in enumerate(_list_at(["data", "series"], answer), start=1):
-        if _list(values, f"series {number}") and all(value is None for value in values):
-            found.append([])
-            continue
-        if len(values) != len(xs):
-            raise _UnreadableError(
-                f"{len(xs)} x values but {len(values)} values in series {number}"
+    def interpret_response(
+        self, response_or_exception: requests.Response | Exception | None
+    ) -> ErrorResolution:
+        response, status = response_or_exception, None
+        try:
+            resolution = super().interpret_response(response)
+            if isinstance(response, requests.Response) and response.ok:
+                answer = _parse(response.content)
+                status = answer.get("async_status") if isinstance(answer, dict) else None
+                said = f"Amplitude says {_excerpt(json.dumps(status), 80)} of the job."
+                resolution = ErrorResolution(
+                    ResponseAction.RETRY, FailureType.transient_error, said
+                )
+        except DefaultBackoffException as error:
+            resolution = ErrorResolution(
+                ResponseAction.RETRY, FailureType.transient_error, str(error)
             )
-        for position, value in enumerate(values, start=1):
-            if type(value) not in (int, float):  # isinstance() would take True for a number
-                raise _UnreadableError(f"value {position} of series {number} is {_kind(value)}")
-        found.append(values)
+        if status == "JOB COMPLETED":
+            return SUCCESS_RESOLUTION
+        # The CDK's own line calls every pause one for a limit of rate.
+        _LOGGER.info(f"{resolution.error_message} It is asked again after a pause.")
+        if status == "JOB INPROGRESS":
+            return resolution
+        if isinstance(response, requests.Response | requests.RequestException):
+            job = response.request.url if response.request else None
+            count = self._strange[job] = self._strange.get(job, 0) + 1
+            if count == _STRANGE_POLLS:
+                raise failure(resolution.error_message or "", FailureType.transient_error)
+        return resolution
+
+
+@dataclass
+class GrowingBackoffStrategy(BackoffStrategy):
+    """Attempts in, seconds out: ``first_seconds``, then twice as many each time up to
+    ``max_seconds``. The built-in exponential strategy knows no bound."""
+
+    first_seconds: int
+    max_seconds: int
+
+    def backoff_time(
+        self,
+        response_or_exception: requests.Response | requests.RequestException | None,
+        attempt_count: int,
+    ) -> float | None:
+        return float(min(self.max_seconds, self.first_seconds * 2 ** (attempt_count - 1)))
+
+
+@dataclass
+class CohortFileErrorHandler(AmplitudeErrorHandler):
+    """A CSV of members counts as a success only when all of it has arrived.
+
+    In: a response with an unread body, of Amplitude or of the storage to which it redirects. Out:
+    the same response with ``raw`` replaced by a temporary file that holds the body and begins with
+    headings. The CDK never retries a streamed body that breaks off.
+
+    Raises ``DefaultBackoffException``, which has the CDK ask Amplitude's own link again, for a body
+    that breaks off or is something else, and for all that the storage refuses: Amplitude leads to
+    an address there that is valid for a minute, and gives a fresh one each time. That address, a
+    secret for as long, is in no message.
+    """
+
+    def interpret_response(
+        self, response_or_exception: requests.Response | Exception | None
+    ) -> ErrorResolution:
+        answer = response_or_exception
+        if isinstance(answer, requests.RequestException):
+            resolution = super().interpret_response(answer)
+            message = re.sub(r"\?[^\s)]+", "?...", resolution.error_message or "")
+            return ErrorResolution(
+                resolution.response_action, resolution.failure_type, error_message=message
+            )
+        if not isinstance(answer, requests.Response) or not (answer.ok or answer.history):
+            return super().interpret_response(answer)
+        cause: Exception = ValueError("no answer")
+        found = f"is HTTP {answer.status_code}"
+        try:
+            if answer.ok:
+                answer.raw = _spool_members(answer)
+                headings = answer.raw.readline(_CHUNK_BYTES).decode("utf-8-sig", "replace")
+                answer.raw.seek(0)
+                if {*_MEMBER_COLUMNS} <= {*re.sub(r'["\t]', "", headings.strip()).split(",")}:
+                    return SUCCESS_RESOLUTION
+                answer.raw.close()
+                media_type = answer.headers.get("Content-Type", "of no type")
+                found += f", {media_type}, no CSV with amplitude_id and user_id"
+        except requests.RequestException as error:
+            cause, found = error, f"broke off ({type(error).__name__})"
+        answer.close()
+        message = (
+            f"The answer of {urlsplit(answer.url).hostname}, from where a cohort's members were to "
+            f"be downloaded, {found}. Try again later; if it stays, look for a firewall or a proxy "
+            "between this machine and that host."
+        )
+        raise DefaultBackoffException(answer.request, cause, message, FailureType.transient_error)
+
+
+def _spool_members(response: requests.Response) -> IO[bytes]:
+    """The body in a file that vanishes with the process, read from its beginning.
+
+    Raises ``requests.RequestException`` when the connection breaks off, ``AirbyteTracedException``
+    when the disk refuses.
+    """
+    with (
+        _storing("A cohort's CSV", Path(tempfile.gettempdir()), _MEMBERS_ADVICE),
+        _kept_open(tempfile.TemporaryFile()) as spooled,
+    ):
+        _spool(response, spooled, "Members of a cohort")
+        spooled.seek(0)
+        if spooled.read(2) == b"\x1f\x8b":  # a gzip that no Content-Encoding has told of
+            return _gunzipped(spooled)
+        spooled.seek(0)
+    return spooled
+
+
+def _gunzipped(packed: IO[bytes]) -> IO[bytes]:
+    """What a gzip holds, in a file like it, read from its beginning.
+
+    Raises ``requests.ConnectionError`` for one that is cut off or damaged.
+    """
+    packed.seek(0)
+    with _kept_open(tempfile.TemporaryFile()) as spooled:
+        with packed, gzip.GzipFile(fileobj=packed) as unpacked:
+            while chunk := _unpacked_chunk(unpacked):
+                spooled.write(chunk)
+        spooled.seek(0)
+    return spooled
+
+
+def _unpacked_chunk(unpacked: gzip.GzipFile) -> bytes:
+    try:
+        return unpacked.read(_CHUNK_BYTES)
+    except (EOFError, OSError, zlib.error) as error:
+        raise requests.ConnectionError(f"its gzip is damaged ({error})") from error
+
+
+@dataclass
+class CohortMembersExtractor(RecordExtractor):
+    """A CSV of members (as ``CohortMembersRequester`` leaves it) in, one record per row out.
+
+    In: the columns ``amplitude_id`` and ``user_id``, and one for each property. Out:
+    ``{"amplitude_id": 1, "user_id": "a", "properties": {column: text or None}}``, without
+    ``properties`` where there are no more columns. A property may bear the name of either column.
+    The built-in decoder would make columns of properties, and guess what a text means.
+    """
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        spooled: Any = response.raw
+        with spooled:
+            for number, member in enumerate(_members(spooled, urlsplit(response.url).path)):
+                yield member
+                if not number % _GIVE_WAY_ROWS:
+                    time.sleep(0)  # as ExportArchiveExtractor
+
+
+def _members(spooled: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
+    """The members in a CSV as records, see ``CohortMembersExtractor``; the file stays open.
+
+    Raises ``AirbyteTracedException`` naming the row, never quoting it, for one that is none.
+    """
+    text = io.TextIOWrapper(spooled, "utf-8-sig", newline="")
+    try:
+        # Amplitude puts a tab before texts, so that no spreadsheet takes them for formulas.
+        rows = ([cell.removeprefix("\t") for cell in row] for row in _csv_rows(text, name))
+        header: list[str] = next(rows)
+        fixed = [header.index(column) for column in _MEMBER_COLUMNS]
+        properties = {n: heading for n, heading in enumerate(header) if n not in fixed}
+        if len(set(properties.values())) != len(properties):
+            raise failure(f"Two properties of {name} have the same heading.")
+        for number, row in enumerate(rows, start=1):
+            # User ids have been seen in quotes that are not the CSV's.
+            amplitude_id, user_id = (_unquoted(row[n]) for n in fixed)
+            if not (amplitude_id.isascii() and amplitude_id.isdigit()):
+                raise failure(f"Row {number} of {name} has no amplitude_id that is a number.")
+            member: dict[str, Any] = {"amplitude_id": int(amplitude_id), "user_id": user_id or None}
+            if properties:
+                member["properties"] = {p: row[n] or None for n, p in properties.items()}
+            yield member
+    finally:
+        text.detach()
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1] if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
+
+
+# -------------------------------------------------------------------------------------------------
+# 9 Reports: questions of the config, and their answers
+# -------------------------------------------------------------------------------------------------
+# Groups that a query gets when it does not say how many.
+_DEFAULT_GROUPS = 100
+_COLUMN_DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d:\d\d))?", re.ASCII)
+# 1,234 may be a thousand or a decimal; 1,234,567 and 1,234.5 may not.
+_CELL_NUMBER = re.compile(
+    r"([+-]?(?:\d+|\d{1,3}(?:,\d{3}){2,}|\d{1,3},\d{3}(?=\.)))((?:\.\d+)?(?:E[+-]?\d+)?)(%?)",
+    re.ASCII | re.IGNORECASE,
+)
+_PREVIOUS = re.compile(r"\s*\[Previous\]\s*")
+# Of a CSV: retention, funnels and lifetime value; stickiness; everything else.
+_MOST_ROWS = (300, 2_000, 10_000)
+
+
+@dataclass
+class ReportRequester(HttpRequester):
+    """A report of the config and a window in, Amplitude's query out.
+
+    ``parameters`` are those that the manifest makes of a report, the ``report`` itself among them.
+    ``user_property`` is what properties of users look like, as against those of events. A template
+    would evaluate what people have typed.
+    """
+
+    user_property: str = ""
+
+    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        super().__post_init__(parameters)
+        self._query: Mapping[str, Any] = parameters["report"]["query"]
+        self._unsaid = [
+            f"The report {parameters['report']['name']} costs {_cost_of_days(self._query, 1)} for "
+            "each day, of the 1,000 that Amplitude grants in five minutes."
+        ]
+
+    def send_request(self, *args: Any, **options: Any) -> requests.Response | None:
+        with suppress(IndexError):
+            _LOGGER.info(self._unsaid.pop())
+        return super().send_request(*args, **options)
+
+    def get_request_params(
+        self,
+        *,
+        stream_state: StreamState | None = None,
+        stream_slice: StreamSlice | None = None,
+        next_page_token: Mapping[str, Any] | None = None,
+    ) -> MutableMapping[str, Any]:
+        window = stream_slice.cursor_slice if stream_slice else {}
+        start, end = (window[name].replace("-", "") for name in ("start_time", "end_time"))
+        if self._query["kind"] == "composition":  # its answer has no dates: it must be one day's
+            end = start
+        return {"start": start, "end": end, **_query_of_report(self._query, self.user_property)}
+
+
+@dataclass
+class SegmentationExtractor(RecordExtractor):
+    """An event segmentation in, one record per date, event and group out.
+
+    In: parallel arrays, as for ``DashboardSeriesExtractor``; which of two events a series is of,
+    its label says (``[event index, group]``), or its ``seriesMeta`` (``{"eventIndex": k}``). Out:
+    ``{"date", "event_number", "event", "group", "value"}``; events count from 1, ``event`` is as
+    the query names it, and ``group`` is ``(all)`` where the query has no group-by. Nothing is an
+    answer, and a 0 per event and date where nothing was grouped. An answer with as many groups as
+    Amplitude gives at most is logged. No built-in extractor transposes.
+
+    Raises ``AirbyteTracedException`` for arrays that can't be paired with certainty.
+    """
+
+    parameters: Mapping[str, Any]
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        query, name = _query(response), self.parameters["report"]["name"]
+        events = [json.loads(query[n]) for n in ("e", "e2") if n in query]
+        # The first group-by of an event is the property that such a metric counts.
+        properties = 1 if query["m"] in _PROPERTY_METRICS else 0
+        is_grouped = "g" in query or any((e.get("group_by") or [])[properties:] for e in events)
+        with _reading(response) as answer:
+            days = _days_found(response, answer)
+            series = _series_found(answer, days)
+            series = series if any(series) else []
+            numbers = _event_numbers(answer["data"], len(series), len(events))
+            groups: Sequence[str] = ["(all)"] * len(series)
+            if is_grouped and series:
+                groups = _series_labels(answer["data"], len(series))
+            found = dict(zip(zip(numbers, groups, strict=True), series, strict=True))
+            if len(found) != len(series):
+                raise _UnreadableError(f"{len(series)} series, two of which have the same label")
+        if any(numbers.count(number) >= _MOST_GROUPS for number in {*numbers}):
+            _LOGGER.warning(
+                f"The report {name} has {_MOST_GROUPS:,} groups for {_window(response)}, the most "
+                "that Amplitude gives: others are missing. Group by a property with fewer values, "
+                "or count fewer users."
+            )
+        if not is_grouped:
+            nothing = [0.0] * len(days)
+            wanted = [(n, "(all)") for n in range(1, len(events) + 1)]
+            found = {key: found.get(key) or nothing for key in wanted}
+        return [
+            {
+                "date": day,
+                "event_number": number,
+                "event": events[number - 1]["event_type"],
+                "group": group,
+                "value": value,
+            }
+            for (number, group), values in found.items()
+            for day, value in zip(days, values, strict=False)
+        ]
+
+
+def _event_numbers(data: Mapping[str, Any], count: int, events: int) -> list[int]:
+    """Which of so many events, from 1, each of ``count`` series is of."""
+    if events == 1:
+        return [1] * count
+    labels, metas = (_list(data.get(n) or [], n) for n in ("seriesLabels", "seriesMeta"))
+    found: list[int] = []
+    for position in range(count):
+        label, meta = (each[position] if position < len(each) else None for each in (labels, metas))
+        index = meta.get("eventIndex") if isinstance(meta, dict) else None
+        if isinstance(label, list) and label and type(label[0]) is int:
+            index = label[0]
+        elif sorted(map(str, labels)) == [*map(str, range(events))]:  # the query has one segment
+            index = label
+        if type(index) is not int or not 0 <= index < events:
+            raise _UnreadableError(f"nothing says which event series {position + 1} is of")
+        found.append(index + 1)
     return found
 
 
-def _cohorts(
-    response: requests.Response, answer: Any
-) -> Iterator[tuple[str, str, Any, Mapping[str, Any] | None]]:
-    """Of each cohort of an answer: its date as it stands there, its day, its cells, and which of
-    them are complete."""
-    series = _list_at(["data", "series"], answer)
-    if len(series) > 1:
-        raise _UnreadableError(f"{len(series)} series where one was asked for")
-    asked = _days_asked_for(response)
-    for cohorts in series:
-        values = _value_at(["values"], cohorts)
-        if not isinstance(values, dict):
-            raise _UnreadableError(f"values is {_kind(values)} where an object should be")
-        days = {name: _day(name, asked) for name in values}
-        for name, day in days.items():
-            if day not in asked:
-                raise _UnreadableError(f"{_excerpt(json.dumps(name), 40)} was not asked for")
-        if len({*days.values()}) != len(days):
-            raise _UnreadableError("a date stands twice")
-        listed = cohorts.get("dates") if isinstance(cohorts.get("dates"), list) else []
-        if lost := {_day(name, asked) for name in listed} - {None, *days.values()}:
-            raise _UnreadableError(f"{len(lost)} dates have no values: {min(map(str, lost))}")
-        for name, day in days.items():
-            complete = _value_at(["complete", name], cohorts)
-            yield name, str(day), values[name], complete if isinstance(complete, dict) else None
+@dataclass
+class FunnelExtractor(RecordExtractor):
+    """A funnel by day in, a record per group, day and step out.
 
+    In: ``{"data": [{"events": [name, ...], "groupValue": label, "dayFunnels": {"xValues": [day,
+    ...], "series": [[users, ...], ...]}, "dayMedianTransTimes": {"xValues", "series":
+    [[milliseconds, ...], ...]}, "dayAvgTransTimes": {...}}]}``, an element per group, where
+    ``series[j][k]`` is step *k* on day *j*; ``[]`` when nobody took the first step. Out: ``{"date",
+    "step", "event", "group", "users", "conversion", "median_seconds", "average_seconds"}``; steps
+    count from 1, ``group`` is ``(all)`` where the query has no group-by, ``conversion`` is the
+    share of step 1. Nobody has timed a step that nobody took, nor the first one: null. No built-in
+    extractor puts parallel arrays together.
 
-def _number(cells: Mapping[str, Any], key: str, cohort: str) -> float | None:
-    value = cells.get(key)
-    if value is not None and type(value) not in (int, float):
-        raise _UnreadableError(f"{key} of the cohort of {cohort} is {_kind(value)}")
-    return value
+    Raises ``AirbyteTracedException`` for arrays that can't be paired with certainty.
+    """
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        query, asked = _query(response), _events_asked_for(response)
+        is_grouped = "g" in query or any(map(_has_groups, asked))
+        records: list[MutableMapping[str, Any]] = []
+        with _reading(response) as answer:
+            funnels = _records(_list_at(["data"], answer), "data")
+            if not is_grouped and len(funnels) > 1:
+                raise _UnreadableError(f"{len(funnels)} funnels where one was asked for")
+            groups = [
+                _group_value(funnel, number) if is_grouped else "(all)"
+                for number, funnel in enumerate(funnels, start=1)
+            ]
+            if len(set(groups)) != len(groups):
+                raise _UnreadableError(f"{len(groups)} funnels, two of which have the same group")
+            for group, funnel in zip(groups, funnels, strict=True):
+                for row in _funnel_rows(funnel, asked, _days_asked_for(response)):
+                    records.append({"group": group, **row})
+        if is_grouped and len(groups) >= int(query.get("limit", _DEFAULT_GROUPS)):
+            names = " > ".join(map(_event_type, asked))
+            _LOGGER.warning(
+                f"The funnel {names} for {_window(response)} came with {len(groups)} groups, as "
+                "many as its limit lets through: others may be missing. Set a higher limit, or "
+                "group by a property with fewer values."
+            )
+        return records
 
 
 def _events_asked_for(response: requests.Response) -> list[str]:
@@ -2924,6 +3032,40 @@ def _by_step(
                 found = f"number {position} of row {number} of {name}"
                 raise _UnreadableError(f"{found} is {_kind(value)}")
     return dict(zip(days, rows, strict=True))
+
+
+@dataclass
+class ChartExtractor(RecordExtractor):
+    """The CSV of a saved chart in, a record per row and column of a date out.
+
+    In: ``{"data": text}`` or the text itself, which an ``AmplitudeErrorHandler`` lets pass when it
+    ``is_streamed``. Rows of a title; one of headings, of the labels and then of dates,
+    ``2025-01-06T00:00:00`` or ``2025-01-06``; a row per series, where of several labels a blank one
+    is that of the row above. A tab may stand before a text, so that no spreadsheet takes it for a
+    formula. Out: ``{"series": all labels as one text, "labels": {heading: label}, "date": heading
+    with its time, "value": number or null, "is_percentage": it had a %, "is_previous": it was
+    marked ``[Previous]``}``. A row of the period before stands under the dates of this one, and is
+    named as its counterpart is. The built-in decoder makes columns of the dates.
+
+    Raises ``AirbyteTracedException`` naming the chart for what can't be read with certainty, before
+    anything is passed on, and (config error) for a chart without dates: there, nothing tells labels
+    from numbers, or where the title ends.
+    """
+
+    def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
+        chart = urlsplit(_request(response).url or "").path.removesuffix("/csv").split("/")[-1]
+        with _refusing_to_guess(response, _first_rows(response.content)):
+            text = _chart_text(response.content)
+            # Twice, because the records of a large chart would not fit in memory.
+            rows = sum(1 for _ in _chart_rows(text, chart))
+        if rows in _MOST_ROWS:
+            _LOGGER.warning(
+                f"The chart {chart} came with {rows:,} rows, which is the most that Amplitude "
+                "gives for some kinds of charts: others may be missing. Give it fewer groups."
+            )
+        for row, values in _chart_rows(text, chart):
+            for day, (value, is_percentage) in values.items():
+                yield {**row, "date": day, "value": value, "is_percentage": is_percentage}
 
 
 def _chart_text(body: bytes) -> str:
@@ -3058,86 +3200,3 @@ def _cell(text: str, name: str) -> tuple[float | None, bool]:
         found = _excerpt(json.dumps(text, ensure_ascii=False), 80)
         raise _UnreadableError(f"{name} is {found}, no number")
     return value, bool(match[3])
-
-
-def _records(elements: Iterable[Any], name: str) -> list[dict[str, Any]]:
-    """The elements of the list ``name``, each of which may be passed to the CDK: it is an object,
-    and not an empty one."""
-    checked = []
-    for number, element in enumerate(elements, start=1):
-        if not isinstance(element, dict) or not element:
-            found = f"element {number} of {name} is {_kind(element)}"
-            raise _UnreadableError(f"{found} where a record should be")
-        checked.append(element)
-    return checked
-
-
-def _list_at(path: Sequence[str], answer: Any) -> list[Any]:
-    return _list(_value_at(path, answer), ".".join(path) or "the answer")
-
-
-def _value_at(path: Sequence[str], value: Any) -> Any:
-    """What stands at a path of fields; ``...`` when it is missing."""
-    for name in path:
-        value = value.get(name, ...) if isinstance(value, dict) else ...
-    return value
-
-
-def _list(value: Any, name: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise _UnreadableError(f"{name} is {_kind(value)} where a list should be")
-    return value
-
-
-def _kind(value: Any) -> str:
-    """What a value of a JSON answer is, in words; ``...`` stands for one that is missing."""
-    if value is None or value is ...:
-        return "null" if value is None else "missing"
-    kinds = {dict: "an object", list: "a list", str: "a text", bool: "a boolean"}
-    kind = kinds.get(type(value), "a number")
-    return f"an empty {kind.split()[1]}" if value in ({}, [], "") else kind
-
-
-def _series_labels(data: Mapping[str, Any], count: int) -> list[str]:
-    """The groups that ``count`` series are of, in any of the forms Amplitude has for them."""
-    for name in ("seriesLabels", "seriesMeta"):
-        if data.get(name) not in (None, []):
-            labels = _list(data[name], name)
-            if len(labels) != count:
-                raise _UnreadableError(f"{count} series but {len(labels)} {name}")
-            return [_series_label(label, number) for number, label in enumerate(labels, start=1)]
-    raise _UnreadableError(f"{count} series but no labels")
-
-
-def _event_numbers(data: Mapping[str, Any], count: int, events: int) -> list[int]:
-    """Which of so many events, from 1, each of ``count`` series is of."""
-    if events == 1:
-        return [1] * count
-    labels, metas = (_list(data.get(n) or [], n) for n in ("seriesLabels", "seriesMeta"))
-    found: list[int] = []
-    for position in range(count):
-        label, meta = (each[position] if position < len(each) else None for each in (labels, metas))
-        index = meta.get("eventIndex") if isinstance(meta, dict) else None
-        if isinstance(label, list) and label and type(label[0]) is int:
-            index = label[0]
-        elif sorted(map(str, labels)) == [*map(str, range(events))]:  # the query has one segment
-            index = label
-        if type(index) is not int or not 0 <= index < events:
-            raise _UnreadableError(f"nothing says which event series {position + 1} is of")
-        found.append(index + 1)
-    return found
-
-
-def _series_label(label: Any, number: int) -> str:
-    """A group: a text, or those of several properties, which an event's index may precede."""
-    parts = label if isinstance(label, list) else [label]
-    if len(parts) > 1 and type(parts[0]) is int:
-        parts = parts[1:]
-    if not parts or not all(isinstance(part, str) for part in parts):
-        raise _UnreadableError(f"label {number} is {_kind(label)}, not the text of a group")
-    return "; ".join(parts)
-
-
-def _list_or_nothing(path: Sequence[str], answer: Any) -> list[Any]:
-    """The list at a path; an empty one where there is none."""
-    return _list_at(path, answer) if _value_at(path, answer) not in (None, ...) else []

@@ -1,5 +1,6 @@
 """The manifest as a document: its order, its schemas, and that it says each thing once."""
 
+import ast
 import json
 import re
 import warnings
@@ -101,6 +102,74 @@ def retrievers() -> dict[str, Any]:
     built = {name: factory._retriever for name, factory in factories.items()}
     # That of files has another one inside.
     return {name: getattr(retriever, "retriever", retriever) for name, retriever in built.items()}
+
+
+COMPONENTS_TEXT = (ROOT / "source_amplitude" / "components.py").read_text()
+BAND = re.compile(r"^# -+\n# (\d) .+\n# -+$", re.MULTILINE)
+
+
+def bands() -> dict[int, list[ast.stmt]]:
+    """The statements of components.py by the number of their band; 0 is what stands before."""
+    starts = {
+        COMPONENTS_TEXT.count("\n", 0, m.start()): int(m[1]) for m in BAND.finditer(COMPONENTS_TEXT)
+    }
+    found: dict[int, list[ast.stmt]] = {}
+    for statement in ast.parse(COMPONENTS_TEXT).body:
+        number = max((n for line, n in starts.items() if line < statement.lineno), default=0)
+        found.setdefault(number, []).append(statement)
+    return found
+
+
+def test_no_band_of_the_components_names_a_later_one() -> None:
+    defined: dict[str, int] = {}
+    used: set[tuple[int, str]] = set()
+    for number, statements in bands().items():
+        for statement in statements:
+            if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+                defined[statement.name] = number
+            for target in statement.targets if isinstance(statement, ast.Assign) else ():
+                defined |= {n.id: number for n in ast.walk(target) if isinstance(n, ast.Name)}
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Name):
+                    used.add((number, node.id))
+    assert {number for number, _ in used} == set(range(1, 10))
+    assert {(number, name) for number, name in used if defined.get(name, 0) > number} == set()
+
+
+def test_every_class_of_the_components_is_named_in_the_manifest_or_a_helper_of_one() -> None:
+    classes = {
+        statement.name
+        for statements in bands().values()
+        for statement in statements
+        if isinstance(statement, ast.ClassDef) and not statement.name.startswith("_")
+    }
+    named = set(re.findall(r"source_declarative_manifest\.components\.(\w+)", MANIFEST_TEXT))
+    # What is made for each event is no component.
+    named.remove("X")  # of the comment that says how they are named
+    assert classes - named == {"EventFilter", "LeftOutEvent"}
+    assert named <= classes
+
+
+def scalars(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, yaml.ScalarNode]]:
+    """All texts below a node, by the key under which they stand."""
+    if isinstance(node, yaml.ScalarNode):
+        yield key, node
+    elif isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            yield from scalars(child, key)
+    elif isinstance(node, yaml.MappingNode):
+        for name, child in node.value:
+            yield from scalars(child, name.value)
+
+
+def test_no_template_is_longer_than_six_lines() -> None:
+    long = []
+    for key, node in scalars(yaml.compose(MANIFEST_TEXT.split("\nschemas:")[0])):
+        text = MANIFEST_TEXT[node.start_mark.index : node.end_mark.index]
+        lines = [line for line in text.splitlines()[1:] if line.strip()]
+        if "{{" in text and key != "error_message" and len(lines) > 6:
+            long.append(text)
+    assert long == []
 
 
 def test_every_request_has_its_timeouts_and_keeps_its_connection_alive() -> None:
