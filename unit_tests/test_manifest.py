@@ -316,12 +316,11 @@ def test_templates_fall_back_to_the_defaults_of_the_form() -> None:
     template = re.compile(r"config\.get\('(\w+)'(?:\) \| int\(|, )(.+?)\)")
     fallbacks = template.findall(re.sub(r"\s+", " ", MANIFEST_TEXT))
     with_default = {name for name, field in properties.items() if "default" in field}
-    without = {"end_date": "9999-12-31T00:00:00Z", "user_counts_group_by": ""}
+    without = {"user_counts_group_by": ""}
     assert {name for name, _ in fallbacks} == with_default | without.keys()
     for name, value in fallbacks:
-        if name != "end_date":
-            default = properties[name].get("default", without.get(name))
-            assert yaml.safe_load(value) == default, name
+        default = properties[name].get("default", without.get(name))
+        assert yaml.safe_load(value) == default, name
 
 
 def test_version_and_base_image_are_the_same_everywhere() -> None:
