@@ -34,7 +34,7 @@ def main() -> None:
     until = _STEPS.index(arguments.until)
     out = sys.stdout.buffer
     for line in _lines(config):
-        if until == 0:
+        if until == 0 or line.isspace():
             continue
         event = orjson.loads(line)
         if until == 1:

@@ -71,6 +71,7 @@ def test_when_built_then_the_wheel_holds_the_connector_and_nothing_else(wheel: P
             "source_amplitude/components.py",
             "source_amplitude/delivery.py",
             "source_amplitude/manifest.yaml",
+            "source_amplitude/probe.py",
             "source_amplitude/run.py",
             "source_amplitude/validation.py",
         ]
