@@ -172,6 +172,13 @@ def test_no_template_is_longer_than_six_lines() -> None:
     assert long == []
 
 
+def test_tests_that_maintainers_are_told_of_are_there() -> None:
+    told = set(re.findall(r"`(test_\w+)`", (ROOT / "AGENTS.md").read_text()))
+    tests = "".join(file.read_text() for file in (ROOT / "unit_tests").glob("test_*.py"))
+    assert told
+    assert [name for name in told if f"def {name}(" not in tests] == []
+
+
 def test_every_request_has_its_timeouts_and_keeps_its_connection_alive() -> None:
     clients = {name: r.requester._http_client for name, r in retrievers().items()}
     # `check` reads events_list, and a person waits for it.
