@@ -347,6 +347,51 @@ class TestRead:
             assert run.exit_code == 0, run.output[-2000:]
             assert run.records("events") == []
 
+    def test_given_quiet_days_and_a_quiet_event_type_when_read_then_every_state_moves_past_them(
+        self, tmp_path: Path
+    ) -> None:
+        moment, quiet = now(), "Playlist Shared"
+        days = [(moment - n * DAY).date() for n in range(14, -1, -1)]
+        project = BriefProject(
+            events_per_hour=200,
+            first_hour=hour(moment) - 14 * DAY,
+            quiet_days=frozenset(days[3:5]),
+            quiet_weeks=frozenset({(quiet, days[6])}),
+        )
+        with Sandbox(project, clock=lambda: moment, cost_limits=(), concurrent_cost=10_000) as box:
+            run = Connector(
+                tmp_path, box, WITHOUT_COSTS, active_users_group_by_country=False
+            ).read()
+        assert run.exit_code == 0, run.output[-2000:]
+        assert run.errors() == {}
+        # Nothing was grouped: nobody is a 0, and nobody's sessions have no lengths.
+        users = {r["date"]: r["statistics"]["0"] for r in run.records("active_users")}
+        assert [day for day in days if users[f"{day}"] == 0] == days[3:5]
+        lengths = {record["date"] for record in run.records("session_lengths")}
+        assert [day for day in days if f"{day}" not in lengths] == days[3:5]
+        counts = [r for r in run.records("event_counts") if r["event_type"] == quiet]
+        zeros = {r["date"] for r in counts if not r["value"]}
+        assert zeros == {f"{day}" for day in {*days[3:5], *days[6:13]}}
+        for stream in ("active_users", "sessions_per_user", "session_lengths"):
+            assert run.state(stream) == {"date": f"{days[-1]}"}
+        for stream in ("retention", "revenue_ltv"):
+            assert run.state(stream) == {"cohort_date": f"{days[-1]}"}
+        for stream in ("daily_user_counts", "event_counts"):
+            cursors = [each["cursor"] for each in run.state(stream)["states"]]
+            assert cursors == [{"date": f"{days[-1]}"}] * len(cursors) != []
+
+    def test_given_a_project_where_nothing_ever_happened_when_read_then_no_stream_fails(
+        self, tmp_path: Path
+    ) -> None:
+        moment = now()
+        project = Project(events_per_hour=0)
+        with Sandbox(project, clock=lambda: moment, cost_limits=(), concurrent_cost=10_000) as box:
+            run = Connector(tmp_path, box, WITHOUT_COSTS).read()
+        assert run.exit_code == 0, run.output[-2000:]
+        assert run.errors() == {}
+        assert run.records("events") == run.records("active_users") == []
+        assert {r["users"] for r in run.records("daily_user_counts")} == {0}
+
     def test_given_a_project_in_the_eu_when_read_then_the_eu_host_is_asked(
         self, tmp_path: Path
     ) -> None:
