@@ -3,9 +3,14 @@ ARG BASE_IMAGE=docker.io/airbyte/python-connector-base:4.1.0@sha256:1d1aa21d34e8
 FROM ${BASE_IMAGE}
 
 WORKDIR /airbyte/integration_code
-COPY pyproject.toml README.md ./
+COPY pyproject.toml poetry.lock README.md ./
+COPY scripts/locked.py ./scripts/
 COPY source_amplitude ./source_amplitude
-RUN pip install --no-cache-dir '.[fast]'
+# The versions of poetry.lock, isal included, whatever has been released since.
+RUN python scripts/locked.py main > locked.txt \
+    && pip install --no-cache-dir --no-deps --require-hashes --requirement locked.txt \
+    && pip install --no-cache-dir --no-deps . \
+    && rm locked.txt
 
 USER airbyte
 ENV AIRBYTE_ENTRYPOINT="source-amplitude"

@@ -32,13 +32,16 @@ fuzz: .venv/ready
 schemas: .venv/ready
 	$(BIN)/python scripts/inline_schemas.py
 
-.venv/ready: pyproject.toml poetry.lock
+# The versions of poetry.lock, whatever has been released since.
+.venv/ready: pyproject.toml poetry.lock scripts/locked.py
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
 	  || { echo "Python 3.10 to 3.13 is needed: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Setting up .venv: this takes a minute or two, once."
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install -qq --upgrade 'pip>=25.1'
-	$(BIN)/pip install -qq --editable . --group dev --group demo
+	$(BIN)/python scripts/locked.py main dev demo > .venv/locked.txt
+	$(BIN)/pip install -qq --no-deps --require-hashes --requirement .venv/locked.txt
+	$(BIN)/pip install -qq --no-deps --editable .
 	touch $@
 
 clean:
