@@ -166,7 +166,7 @@ class TestDeath:
             states: dict[str, Any] = {}
             options = connector.read_options("events")
             deaths = 0
-            for _ in range(40):
+            for _ in range(100):
                 process = connector.start("read", *options)
                 assert process.stdout
                 output, lines = "", 0
@@ -188,7 +188,7 @@ class TestDeath:
                 if code == 0:
                     break
                 deaths += 1
-            assert code == 0, "40 syncs were not enough"
+            assert code == 0, "100 syncs were not enough"
             assert deaths >= 2
             assert by("uuid", list(delivered.values())) == all_events(sandbox)
 

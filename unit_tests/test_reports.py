@@ -1091,8 +1091,9 @@ def test_when_discovered_then_reports_follow_the_streams_of_all() -> None:
         assert keys | {*(stream.default_cursor_field or [])} <= fields
 
 
-def test_given_a_config_without_reports_then_nothing_is_added_to_it() -> None:
-    assert SourceAmplitude(config=config()).configure({}, "") == config()
+def test_given_a_config_without_reports_then_no_more_than_an_end_is_added_to_it() -> None:
+    made = SourceAmplitude(config=config()).configure({}, "")
+    assert made == {**config(), "__end": "9999-11-30T00:00:00Z"}
 
 
 class TestBudget:

@@ -1447,6 +1447,9 @@ def test_given_a_request_in_progress_when_the_sandbox_ends_then_nothing_is_left_
             assert ca_file.exists()
         assert isinstance(hung.exception(), requests.ConnectionError)
 
+    until = time.monotonic() + 10
+    while set(threading.enumerate()) != threads and time.monotonic() < until:
+        time.sleep(0.05)  # a thread that has just answered ends when it is told to
     assert set(threading.enumerate()) == threads
     assert not ca_file.parent.exists()
     assert caplog.records == []

@@ -182,7 +182,7 @@ def test_given_an_optional_field_that_is_empty_then_it_counts_as_absent(blank: o
     optional = SourceAmplitude(config=config()).resolved_manifest["spec"]
     names = optional["connection_specification"]["properties"].keys() - config().keys()
     source = SourceAmplitude(config=config(**dict.fromkeys(names, blank)))
-    assert source.configure({}, "") == config()
+    assert source.configure({}, "") == {**config(), "__end": "9999-11-30T00:00:00Z"}
 
 
 def test_given_whole_numbers_with_a_decimal_point_then_they_are_accepted() -> None:
