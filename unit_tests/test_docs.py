@@ -101,6 +101,11 @@ def test_pages_and_descriptions_use_plain_words() -> None:
     assert not found, "\n".join(found)
 
 
+def test_readme_counts_the_streams() -> None:
+    fixed = [name for name in SCHEMAS if not name.startswith("report_")]
+    assert f"There are {len(fixed)} streams" in README.read_text(encoding="utf-8")
+
+
 def test_no_brace_of_the_page_is_taken_for_code() -> None:
     # Airbyte's site reads the page as MDX, where a brace begins an expression.
     assert [line for _, line in prose(DOCS) if "{" in line] == []
