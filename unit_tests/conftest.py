@@ -2,6 +2,7 @@ import gc
 import json
 import logging
 import pickle
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -75,6 +76,23 @@ def _nothing_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CDK masks all keys it has seen in this process; PyAirbyte takes its log for its own."""
     update_secrets([])
     monkeypatch.setattr(logging.getLogger("airbyte"), "propagate", True)
+
+
+@pytest.fixture(autouse=True)
+def _no_internet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that asks another machine for anything fails, whatever became of its request."""
+    look_up = socket.getaddrinfo
+    asked_for: list[object] = []
+
+    def look_up_here(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host not in ("localhost", "127.0.0.1", "::1") and not str(host).endswith(".invalid"):
+            asked_for.append(host)
+            raise socket.gaierror(f"no test may ask for {host}")
+        return look_up(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_here)
+    yield
+    assert not asked_for
 
 
 @pytest.fixture

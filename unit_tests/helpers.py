@@ -52,7 +52,11 @@ def read_stream(
     if state is not None:
         states = StateBuilder().with_stream_state(name, state).build()
     source = SourceAmplitude(catalog=catalog, config=settings, state=states)
-    return read(source, settings, catalog, states, expected_outcome=expected)
+    output = read(source, settings, catalog, states, expected_outcome=expected)
+    if expected is ExpectedOutcome.EXPECT_SUCCESS:
+        # The CDK prints the error, and goes on.
+        assert not [error.trace.error.message for error in output.errors]  # type: ignore[union-attr]
+    return output
 
 
 def records(output: EntrypointOutput) -> list[Mapping[str, Any]]:
