@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-doors sync bench fuzz schemas clean
+.PHONY: demo test test-newest test-oldest test-doors sync bench fuzz schemas clean
 
 demo: .venv/ready
 	$(BIN)/python -m demo
@@ -12,6 +12,16 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 4 --dist loadgroup  # most tests wait for processes and back-off
+
+# The newest and the oldest releases that pyproject.toml allows, whatever poetry.lock has.
+test-newest: RESOLUTION := highest
+test-oldest: RESOLUTION := lowest-direct
+test-newest test-oldest:
+	$(PYTHON) -m venv --clear .venv-$@
+	.venv-$@/bin/pip install -qq uv
+	.venv-$@/bin/uv pip install -q --python .venv-$@ --resolution $(RESOLUTION) \
+	  --group dev --group demo --editable .
+	.venv-$@/bin/pytest -n 4 --dist loadgroup
 
 # Every way of running the connector that takes longer: wheels, PyAirbyte, Airbyte's tools, image.
 test-doors: .venv/ready
@@ -45,4 +55,4 @@ schemas: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* dist .mypy_cache .pytest_cache .ruff_cache
