@@ -2,7 +2,6 @@ import gc
 import json
 import logging
 import pickle
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -15,8 +14,7 @@ from airbyte_cdk.utils.airbyte_secrets_utils import update_secrets
 from pyrate_limiter import BucketFactory
 
 from source_amplitude import run
-
-_SLEEP = time.sleep
+from unit_tests.installed import MOMENT
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -78,11 +76,14 @@ def _nothing_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def within_an_hour() -> None:
-    """No new hour or day begins during the test: it would change what there is to be read."""
-    left = 3600 - time.time() % 3600
-    if left < 60:
-        _SLEEP(left)
+def within_an_hour() -> Iterator[None]:
+    """No new hour or day begins during the test: it begins at `MOMENT`, on a clock that goes on.
+
+    The clocks of sandboxes, and of the commands that are sent there, go by it.
+    """
+    of_pytest = ["_pytest.", "xdist.", "execnet."]
+    with freezegun.freeze_time(MOMENT, tick=True, real_asyncio=True, ignore=of_pytest):
+        yield
 
 
 @pytest.fixture
