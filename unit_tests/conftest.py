@@ -14,6 +14,7 @@ from airbyte_cdk.utils.airbyte_secrets_utils import update_secrets
 from pyrate_limiter import BucketFactory
 
 from source_amplitude import run
+from unit_tests.at_moment import clock_from
 from unit_tests.installed import MOMENT
 
 
@@ -81,8 +82,7 @@ def within_an_hour() -> Iterator[None]:
 
     The clocks of sandboxes, and of the commands that are sent there, go by it.
     """
-    of_pytest = ["_pytest.", "xdist.", "execnet."]
-    with freezegun.freeze_time(MOMENT, tick=True, real_asyncio=True, ignore=of_pytest):
+    with clock_from(MOMENT):
         yield
 
 
