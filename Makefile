@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-newest test-oldest test-doors sync bench fuzz schemas clean
+.PHONY: demo test test-newest test-oldest test-doors test-clocks sync bench fuzz schemas clean
 
 demo: .venv/ready
 	$(BIN)/python -m demo
@@ -26,6 +26,11 @@ test-newest test-oldest:
 # Every way of running the connector that takes longer: wheels, PyAirbyte, Airbyte's tools, image.
 test-doors: .venv/ready
 	$(BIN)/pytest -n 2 --dist loadfile door_tests
+
+# The tests at the ends of hours, days, months and years, by a moved clock: about an hour.
+# make test-clocks CLOCKS='--days 21 unit_tests/test_doors.py' for three weeks, and for some tests
+test-clocks: .venv/ready
+	$(BIN)/python scripts/clocks.py $(CLOCKS)
 
 # The same program as the demo's, with a real project: make sync CONFIG=secrets/config.json
 sync: .venv/ready

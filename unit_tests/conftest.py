@@ -3,7 +3,6 @@ import json
 import logging
 import pickle
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -16,8 +15,8 @@ from airbyte_cdk.utils.airbyte_secrets_utils import update_secrets
 from pyrate_limiter import BucketFactory
 
 from source_amplitude import run
-
-_SLEEP = time.sleep
+from unit_tests.at_moment import clock_from
+from unit_tests.installed import MOMENT
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -96,11 +95,13 @@ def _no_internet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def within_an_hour() -> None:
-    """No new hour or day begins during the test: it would change what there is to be read."""
-    left = 3600 - time.time() % 3600
-    if left < 60:
-        _SLEEP(left)
+def within_an_hour() -> Iterator[None]:
+    """No new hour or day begins during the test: it begins at `MOMENT`, on a clock that goes on.
+
+    The clocks of sandboxes, and of the commands that are sent there, go by it.
+    """
+    with clock_from(MOMENT):
+        yield
 
 
 @pytest.fixture

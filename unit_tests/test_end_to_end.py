@@ -32,7 +32,7 @@ def hour(moment: datetime) -> datetime:
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
+def sandbox(within_an_hour: None) -> Iterator[Sandbox]:
     with Sandbox(Project(events_per_hour=20, first_hour=hour(now()) - 30 * HOUR)) as running:
         yield running
 
@@ -453,7 +453,7 @@ class TestRead:
 
 
 @pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+def in_this_process(within_an_hour: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """A sandbox that this process is sent to, and that it asks without waiting for the budget."""
     moment = now()
     project = Project(events_per_hour=20, first_hour=hour(moment) - 45 * DAY)

@@ -717,6 +717,7 @@ def test_given_all_that_are_selected_when_read_then_each_is_named_and_it_ends_wi
     assert run.exit_code == 1
 
 
+@pytest.mark.usefixtures("within_an_hour")
 def test_given_a_sandbox_with_short_pages_when_read_then_all_that_it_holds_arrives_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def bad_hour() -> datetime:
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
+def sandbox(within_an_hour: None) -> Iterator[Sandbox]:
     with Sandbox(Project(events_per_hour=20, first_hour=first_hour())) as running:
         yield running
 
@@ -261,7 +262,7 @@ class TestSaid:
             *options,
             prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         )
-        run = connector.finished(process, process.communicate(timeout=60)[0])
+        run = connector.finished(process, process.communicate(timeout=120)[0])
         message = run.first_error()["message"]
         assert f"could not be stored in {connector.folder / 'tmp'}: File too large" in message
         assert "TMPDIR" in message
@@ -292,7 +293,7 @@ class TestSaid:
             connectors[cause] = Connector(folder, sandbox, env=env)
         processes = {cause: c.start("check") for cause, c in connectors.items()}
         for cause, process in processes.items():
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=120)
             status = connectors[cause].finished(process, output).connection_status()
             assert status["status"] == "FAILED"
             assert "The connection to amplitude.com failed" in status["message"]
@@ -593,7 +594,7 @@ def test_given_a_table_of_100_mb_when_read_then_it_passes_in_bounded_memory(
                 last = line
             else:
                 output += line
-        process.wait(timeout=10)
+        process.wait(timeout=30)
     run = connector.finished(process, output)
     assert run.exit_code == 0, output[-2000:]
     assert rows == 50_000
@@ -623,7 +624,7 @@ class TestEnded:
         for _ in range(3):  # wrappers forward Ctrl-C, so that it comes twice
             process.send_signal(number)
         output += process.stdout.read()
-        assert process.wait(timeout=5) == -number
+        assert process.wait(timeout=30) == -number
         lines = connector.finished(process, output).output.splitlines()
         assert [line for line in lines if not line.startswith('{"type":')] == []
         assert os.listdir(connector.folder / "tmp") == []
@@ -637,7 +638,7 @@ class TestEnded:
             assert process.stdout
             self.until_first_record(process.stdout)
             process.stdout.close()
-            assert process.wait(timeout=5) == -signal.SIGPIPE
+            assert process.wait(timeout=30) == -signal.SIGPIPE
             assert os.listdir(tmp_path / "tmp") == []
 
     def test_given_an_end_when_another_signal_follows_then_it_changes_nothing(self) -> None:
@@ -659,7 +660,9 @@ class TestEnded:
             arguments = ["read", "--config", str(tmp_path / "config.json")]
             (tmp_path / "config.json").write_text(json.dumps(connector.config))
             # No file may grow beyond half of what the events need.
-            limit = f'ulimit -f 5000; exec {connector.command[0]} "$@" > {tmp_path / "out"}'
+            limit = (
+                f'ulimit -f 5000; exec {shlex.join(connector.command)} "$@" > {tmp_path / "out"}'
+            )
             done = subprocess.run(
                 ["bash", "-c", limit, "sh", *arguments, *connector.read_options("events")],
                 env=connector.env,

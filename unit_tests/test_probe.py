@@ -32,7 +32,7 @@ def sandbox_of(**options: Any) -> Sandbox:
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
+def sandbox(within_an_hour: None) -> Iterator[Sandbox]:
     with sandbox_of() as running:
         yield running
 
