@@ -106,6 +106,10 @@ from urllib3.util import Retry
 _LOGGER = logging.getLogger("airbyte")
 _CHUNK_BYTES = 256 * 1024
 _REPORT_SECONDS = 30
+# Of a CSV: a cell may be a long text, but no row may fill the memory.
+_ROW_CHARACTERS = 16 * 1024 * 1024
+# Up to Python 3.10, csv refuses NUL. A lone surrogate can't be in what was UTF-8.
+_IN_PLACE_OF_NUL = "\udc00"
 _NAMES_LOGGED = 100
 # Some 980 levels can be printed, fewer the deeper the stack is that prints.
 _MAX_DEPTH = 500
@@ -436,31 +440,65 @@ def _kind(value: Any) -> str:
 
 
 def _text_lines(response: requests.Response) -> Iterator[str]:
-    """The lines of a body with their ends, streamed, or as the Builder has read it before."""
-    rest = ""
+    """The lines of a body with their ends, streamed, or as the Builder has read it before; one that
+    is longer than a row may be comes in pieces."""
+    held: list[str] = []
+    length = 0
     for text in iterdecode(response.iter_content(_CHUNK_BYTES), "utf-8-sig"):
-        *lines, rest = f"{rest}{text}".split("\n")
-        yield from (f"{line}\n" for line in lines)
-    yield rest
+        first, *others = text.split("\n")
+        held.append(first)
+        length += len(first)
+        if others or length > _ROW_CHARACTERS:
+            yield "".join([*held, "\n"[: len(others)]])
+            yield from (f"{line}\n" for line in others[:-1])
+            held = others[-1:]
+            length = len("".join(held))
+    yield "".join(held)
 
 
 def _csv_rows(lines: Iterable[str], name: str) -> Iterator[list[str]]:
     """The headings of a CSV, then its rows, blank lines left out; ``name`` stands in messages.
 
-    Raises ``AirbyteTracedException`` naming the row for one that does not fit the headings, and for
-    a connection that breaks off.
+    Raises ``AirbyteTracedException`` naming the row for one that does not fit the headings, or is
+    longer than ``_ROW_CHARACTERS``, and for a connection that breaks off.
     """
-    number = 0
+    number = length = 0
+    has_nul = False
+    if isinstance(lines, io.TextIOBase):
+        lines = iter(partial(lines.readline, _ROW_CHARACTERS + 1), "")
+
+    def bounded() -> Iterator[str]:
+        nonlocal length, has_nul
+        for line in lines:
+            length += len(line)
+            if length > _ROW_CHARACTERS:
+                raise failure(
+                    f"What follows row {number} of {name} is a row of more than "
+                    f"{_ROW_CHARACTERS:,} characters."
+                )
+            has_nul = has_nul or "\0" in line
+            yield line.replace("\0", _IN_PLACE_OF_NUL)
+
+    # For the whole process, as it can't be set for a reader: its 131,072 are fewer than a property
+    # may have. It is only ever raised, and what a row may have at most is counted here.
+    csv.field_size_limit(max(csv.field_size_limit(), _ROW_CHARACTERS))
+    header: list[str] = []
     try:
-        rows = csv.reader(lines, strict=True)
-        header = next(rows, [])
-        if not header or header[0].lstrip().startswith(("<", '{"', "{}", "[{", "[]")):
-            raise failure(f"The answer to {name} is no CSV with headings.")
-        yield header
-        for number, row in enumerate(filter(None, rows), start=1):
-            if len(row) != len(header):
+        for row in csv.reader(bounded(), strict=True):
+            length = 0
+            if has_nul:
+                row, has_nul = [cell.replace(_IN_PLACE_OF_NUL, "\0") for cell in row], False
+            if not header:
+                if not row or row[0].lstrip().startswith(("<", '{"', "{}", "[{", "[]")):
+                    break
+                header = row
+            elif not row:
+                continue
+            elif len(row) != len(header):
                 found = f"{len(row)} cells under {len(header)} headings"
-                raise failure(f"Row {number} of {name} has {found}.")
+                raise failure(f"Row {number + 1} of {name} has {found}.")
+            else:
+                number += 1
             yield row
     except (csv.Error, UnicodeDecodeError) as error:
         message = f"What follows row {number} of {name} can't be read: {error}."
@@ -471,6 +509,8 @@ def _csv_rows(lines: Iterable[str], name: str) -> Iterator[list[str]]:
             "it again.",
             FailureType.transient_error,
         ) from error
+    if not header:
+        raise failure(f"The answer to {name} is no CSV with headings.")
 
 
 def _spool(response: requests.Response, spooled: IO[bytes], name: str) -> None:

@@ -37,6 +37,7 @@ from source_amplitude import components
 from source_amplitude.components import (
     AmplitudeErrorHandler,
     AnnotationTimes,
+    CohortMembersExtractor,
     CsvRowsExtractor,
     DashboardSeriesExtractor,
     ExportArchiveExtractor,
@@ -1668,6 +1669,68 @@ class TestCsvRows:
         with self.served(self.head("Content-Length: 300000000"), self.ROWS) as answer:
             first = next(iter(CsvRowsExtractor().extract_records(answer)))
         assert first == {"row_number": 1, "row": {"SKU": "1", "Text": "x" * 90}}
+
+
+class _Endless(io.RawIOBase):
+    """A body that begins with ``first`` and goes on with ``rest`` for ever."""
+
+    def __init__(self, first: bytes, rest: bytes) -> None:
+        self._next, self._rest, self.served = first, rest, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        part, self._next = self._next, self._rest * (size // len(self._rest))
+        self.served += len(part)
+        return part
+
+    read1 = read
+
+
+class TestLongRows:
+    """Of both kinds of CSVs: tables as they arrive, members out of a file."""
+
+    URL = "https://amplitude.com/api/3/lookup_table/a/csv"
+    EXTRACTORS = (CsvRowsExtractor, CohortMembersExtractor)
+    HEADINGS = b"amplitude_id,user_id,bio\n"
+
+    @pytest.mark.parametrize("extractor", EXTRACTORS)
+    @pytest.mark.parametrize("text", ["x" * 131_073, "ä\n" * 3_000_000], ids=["line", "lines"])
+    def test_given_a_cell_that_is_longer_than_csv_allows_when_extracted_then_it_is_whole(
+        self, extractor: Any, text: str
+    ) -> None:
+        body = self.HEADINGS + f'1,a,"{text}"\n2,b,c\n'.encode()
+        found = list(extractor().extract_records(response(body, url=self.URL)))
+        cells = [row.get("row", row.get("properties"))["bio"] for row in found]
+        assert cells == [text, "c"]
+
+    @pytest.mark.parametrize("extractor", EXTRACTORS)
+    def test_given_a_nul_when_extracted_then_it_stays(self, extractor: Any) -> None:
+        body = self.HEADINGS + b'1,a\0b,"c\0\n\0"\n2,"d",e\n'
+        found = list(extractor().extract_records(response(body, url=self.URL)))
+        cells = [row.get("row", row) for row in found]
+        bios = [row.get("row", row.get("properties"))["bio"] for row in found]
+        assert [cell["user_id"] for cell in cells] == ["a\0b", "d"]
+        assert bios == ["c\0\n\0", "e"]
+
+    @pytest.mark.parametrize("extractor", EXTRACTORS)
+    @pytest.mark.parametrize("rest", [b"x", b"xxx\n"], ids=["line", "lines"])
+    def test_given_a_row_without_an_end_when_extracted_then_it_is_refused_while_it_is_read(
+        self, extractor: Any, rest: bytes
+    ) -> None:
+        answer = response(b"", url=self.URL)
+        endless = _Endless(self.HEADINGS + b'1,a,b\n2,b,"', rest)
+        answer.raw = endless
+        found = []
+        with pytest.raises(AirbyteTracedException) as failure:
+            found.extend(extractor().extract_records(answer))
+        assert failure.value.message == (
+            "What follows row 1 of /api/3/lookup_table/a/csv is a row of more than 16,777,216 "
+            "characters."
+        )
+        assert len(found) == 1
+        assert endless.served < 18_000_000
 
 
 class TestAnnotationTimes:
