@@ -2828,6 +2828,7 @@ _CELL_NUMBER = re.compile(
     r"([+-]?(?:\d+|\d{1,3}(?:,\d{3}){2,}|\d{1,3},\d{3}(?=\.)))((?:\.\d+)?(?:E[+-]?\d+)?)(%?)",
     re.ASCII | re.IGNORECASE,
 )
+_LONE_BARS = re.compile(r"(?<!\S)\|+(?!\S)")
 _PREVIOUS = re.compile(r"\s*\[Previous\]\s*")
 # Of a CSV: retention, funnels and lifetime value; stickiness; everything else.
 _MOST_ROWS = (300, 2_000, 10_000)
@@ -3156,7 +3157,7 @@ def _chart_rows(
             above = marked = _filled(row[: len(headings)], above)
             labels = [_PREVIOUS.sub(" ", label).strip() for label in marked]
             is_previous = any(map(_PREVIOUS.search, marked))
-            series = " | ".join(labels)
+            series = _joined(labels)
             if (series, is_previous) in seen:
                 raise _UnreadableError(f"row {number} has the labels of another, {series}")
             seen.add((series, is_previous))
@@ -3173,6 +3174,14 @@ def _chart_rows(
             )
     except csv.Error as error:
         raise _UnreadableError(f"line {lines.line_num} is no CSV ({error})") from None
+
+
+def _joined(labels: Sequence[str]) -> str:
+    """Labels as one text, which no others make: a bar that stands alone in one of several has one
+    more than it came with."""
+    if len(labels) == 1:
+        return labels[0]
+    return " | ".join(_LONE_BARS.sub(r"\g<0>|", label) for label in labels)
 
 
 def _filled(labels: Sequence[str], above: Sequence[str]) -> list[str]:
