@@ -1959,8 +1959,8 @@ class DashboardSeriesExtractor(RecordExtractor):
     texts, ``[index, text, ...]``, or the texts of ``seriesMeta`` when ``seriesLabels`` is missing.
     Out: ``{"date": x, value_field: value}``, with ``label_field`` also ``{label_field: label}``,
     which is ``(all)`` where nothing was grouped; when ``labelled``, one record per day, ``{"date":
-    x, value_field: {label: value}}``, the label of everybody being ``0``. No built-in extractor
-    transposes.
+    x, value_field: {label: value}}``, the label of everybody being ``0``. Values are counts, unless
+    they are ``averages``. No built-in extractor transposes.
 
     Nothing is an answer: ``series: []``, with or without the other arrays, or nothing but nulls.
     Where nothing was grouped and the x values are there, that is a 0 for each, so that a count that
@@ -1979,6 +1979,11 @@ class DashboardSeriesExtractor(RecordExtractor):
         with _reading(response) as answer:
             xs = _days_found(response, answer) if x_field == "date" else _texts_found(answer)
             series = _series_found(answer, xs)
+            if not self.parameters.get("averages"):
+                series = [
+                    [_count(value, f"a value of series {number}") for value in values]
+                    for number, values in enumerate(series, start=1)
+                ]
             is_grouped = "g" in _query(response)
             if not any(series):
                 series = [] if is_grouped or not xs else [[0] * len(xs)]
@@ -2046,6 +2051,13 @@ def _series_found(answer: Any, xs: Sequence[str]) -> list[list[float]]:
     return found
 
 
+def _count(value: float, name: str) -> int:
+    """A number as that of users or events: no part of one, and not below 0; 99.0 is 99."""
+    if not 0 <= value < 2**63 or value != int(value):
+        raise _UnreadableError(f"{name} is not 0, 1, 2 or so on, as a count should be")
+    return int(value)
+
+
 def _series_labels(data: Mapping[str, Any], count: int) -> list[str]:
     """The groups that ``count`` series are of, in any of the forms Amplitude has for them."""
     for name in ("seriesLabels", "seriesMeta"):
@@ -2075,9 +2087,11 @@ class RetentionExtractor(RecordExtractor):
     "incomplete"}, ...]}}]}}``, where a date is ``Sep 09, 2026`` or another form of a day, and its
     cells are the cohort's size, then day 0, day 1 and so on, up to today. Out: ``{"cohort_date",
     "day_number", "users", "cohort_size", "is_complete"}``, up to day 30, or to the last bracket of
-    the query: later syncs read no cohort for longer. No built-in extractor turns keys into records.
+    the query: later syncs read no cohort for longer. A null ``count`` is no record. No built-in
+    extractor turns keys into records.
 
-    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without cells.
+    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without a cell for
+    each day up to the end of the window.
     """
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
@@ -2086,13 +2100,18 @@ class RetentionExtractor(RecordExtractor):
         records: list[MutableMapping[str, Any]] = []
         with _reading(response) as answer:
             for name, day, cells, _ in _cohorts(response, answer):
-                if len(_list(cells, f"the cohort of {name}")) < 2:
+                # Of brackets that have not begun, nobody has recorded whether there is a cell.
+                days = 1 if brackets else min(_days_begun(response, day), last + 1)
+                if len(_list(cells, f"the cohort of {name}")) <= days:
                     raise _UnreadableError(f"the cohort of {name} has {len(cells)} cells")
+                found = []
                 for number, cell in enumerate(cells[1 : last + 2]):
-                    if not isinstance(cell, dict):
-                        found = f"cell {number + 1} of the cohort of {name} is {_kind(cell)}"
-                        raise _UnreadableError(found)
-                    users, size = (_number(cell, key, name) for key in ("count", "outof"))
+                    if not isinstance(cell, dict) or "count" not in cell:
+                        what = "without count" if isinstance(cell, dict) else _kind(cell)
+                        raise _UnreadableError(
+                            f"cell {number + 1} of the cohort of {name} is {what}"
+                        )
+                    users, size = (_users(cell, key, name) for key in ("count", "outof"))
                     is_incomplete = cell.get("incomplete")
                     record = {
                         "cohort_date": day,
@@ -2102,7 +2121,10 @@ class RetentionExtractor(RecordExtractor):
                         "is_complete": not is_incomplete if type(is_incomplete) is bool else None,
                     }
                     if users is not None:
-                        records.append(record)
+                        found.append(record)
+                if not found and isinstance(cells[0], dict) and _users(cells[0], "count", name):
+                    raise _UnreadableError(f"the cohort of {name} has users, but null in all cells")
+                records.extend(found)
         return records
 
 
@@ -2118,7 +2140,8 @@ class LifetimeValueExtractor(RecordExtractor):
     read no cohort for longer. No built-in extractor turns keys into records, or takes a year from
     the request.
 
-    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without days.
+    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without one of the
+    days up to the end of the window.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -2131,9 +2154,14 @@ class LifetimeValueExtractor(RecordExtractor):
                 if not isinstance(cells, dict) or "r1d" not in cells:
                     raise _UnreadableError(f"the cohort of {name} has no r1d")
                 age = (today - date.fromisoformat(day)).days
-                users, paying, total = (
-                    _number(cells, key, name) for key in ("count", "paid", "total_amount")
-                )
+                days = min(_days_begun(response, day), _LIFETIME_DAYS)
+                for number in range(1, days + 1):
+                    if f"r{number}d" not in cells:
+                        raise _UnreadableError(f"the cohort of {name} has no r{number}d")
+                users, paying = (_users(cells, key, name) for key in ("count", "paid"))
+                total = _number(cells, "total_amount", name)
+                if users and all(cells[f"r{n}d"] is None for n in range(1, days + 1)):
+                    raise _UnreadableError(f"the cohort of {name} has users, but null on all days")
                 for number in range(1, _LIFETIME_DAYS + 1):
                     key = f"r{number}d"
                     is_complete = complete.get(key) if isinstance(complete, dict) else None
@@ -2179,6 +2207,18 @@ def _cohorts(
         for name, day in days.items():
             complete = _value_at(["complete", name], cohorts)
             yield name, str(day), values[name], complete if isinstance(complete, dict) else None
+
+
+def _days_begun(response: requests.Response, day: str) -> int:
+    """How many days a cohort has had up to the end of the window, or to yesterday in UTC, which has
+    begun in any time zone that the project may have."""
+    end = min(_days_asked_for(response)[-1], f"{now_utc() - timedelta(days=1):%Y-%m-%d}")
+    return max((date.fromisoformat(end) - date.fromisoformat(day)).days + 1, 1)
+
+
+def _users(cells: Mapping[str, Any], key: str, cohort: str) -> int | None:
+    value = _number(cells, key, cohort)
+    return None if value is None else _count(value, f"{key} of the cohort of {cohort}")
 
 
 def _number(cells: Mapping[str, Any], key: str, cohort: str) -> float | None:
@@ -3072,6 +3112,8 @@ def _by_step(
             if type(value) not in (int, float) and (needed or value is not None):
                 found = f"number {position} of row {number} of {name}"
                 raise _UnreadableError(f"{found} is {_kind(value)}")
+            if needed:
+                row[position - 1] = _count(value, f"number {position} of row {number} of {name}")
     return dict(zip(days, rows, strict=True))
 
 

@@ -1026,18 +1026,18 @@ class TestDashboardSeries:
     def test_given_no_group_when_extracted_then_labels_are_not_looked_at(
         self, labels: dict[str, Any]
     ) -> None:
-        data = {"xValues": self.DAYS, "series": [[61.5, 0]], **labels}
+        data = {"xValues": self.DAYS, "series": [[61, 0]], **labels}
         first, second = self.DAYS
         assert self.extract(data) == [
-            {"date": first, "value": 61.5},
+            {"date": first, "value": 61},
             {"date": second, "value": 0},
         ]
         assert self.extract(data, label_field="segment") == [
-            {"date": first, "segment": "(all)", "value": 61.5},
+            {"date": first, "segment": "(all)", "value": 61},
             {"date": second, "segment": "(all)", "value": 0},
         ]
         assert self.extract(data, labelled=True) == [
-            {"date": first, "value": {"0": 61.5}},
+            {"date": first, "value": {"0": 61}},
             {"date": second, "value": {"0": 0}},
         ]
 
@@ -1266,6 +1266,9 @@ class TestDashboardSeries:
             ([[5, True]], "value 2 of series 1 is a boolean"),
             ([[5, float("nan")]], "value 2 of series 1 is null"),
             ([[{"value": 5}, 6]], "value 1 of series 1 is an object"),
+            ([[5, 99.5]], "a value of series 1 is not 0, 1, 2 or so on, as a count should be"),
+            ([[-1, 5]], "a value of series 1 is not 0, 1, 2 or so on, as a count should be"),
+            ([[1e300, 5]], "a value of series 1 is not 0, 1, 2 or so on, as a count should be"),
             ([[5, 6], [7, 8]], "2 series, two of which have the same label"),
             ([[5, 6], [None, None]], "2 series, two of which have the same label"),
         ],
@@ -1276,6 +1279,14 @@ class TestDashboardSeries:
     ) -> None:
         data = {"xValues": self.DAYS, "series": series}
         self.assert_fails({k: v for k, v in data.items() if v is not ...}, found)
+
+    def test_given_counts_as_floats_when_extracted_then_they_are_whole_numbers(self) -> None:
+        found = self.extract({"xValues": self.DAYS, "series": [[99.0, 0.0]]})
+        assert [(type(r["value"]), r["value"]) for r in found] == [(int, 99), (int, 0)]
+
+    def test_given_averages_when_extracted_then_they_come_as_they_are(self) -> None:
+        found = self.extract({"xValues": self.DAYS, "series": [[99.5, 0]]}, averages=True)
+        assert [r["value"] for r in found] == [99.5, 0]
 
     @pytest.mark.parametrize("xs", [{}, {"xValues": None}, {"xValues": []}], ids=str)
     def test_given_numbers_without_days_when_extracted_then_it_fails(
@@ -1288,7 +1299,7 @@ class TestDashboardSeries:
         self.assert_fails(data, "data.series is missing where a list should be")
 
 
-def retained(*counts: int) -> list[dict[str, Any]]:
+def retained(*counts: float) -> list[dict[str, Any]]:
     """Cells as recorded: the size, day 0, day 1 and so on, the last two being unfinished."""
     last = len(counts) - 2
     ids = {"retainedSetId": None, "dropoffSetId": None}
@@ -1366,9 +1377,40 @@ class TestCohorts:
             for number, users, size in ((0, 5, 9), (2, 4, None))
         ]
 
+    @pytest.mark.parametrize("query", ["", "&rm=rolling"])
+    def test_given_a_cohort_when_extracted_then_it_has_a_cell_for_each_day_of_the_window(
+        self, query: str
+    ) -> None:
+        """Of a day that has begun somewhere else only, there may be none."""
+        with freezegun.freeze_time("2024-01-02T12:00:00Z"):
+            found = self.retention({"Jan 1": retained(9, 8)}, query)
+            with pytest.raises(AirbyteTracedException) as failure:
+                self.retention({"Dec 31": retained(9, 8)}, query)
+            revenue = self.revenue({"Dec 31": {"r1d": 1, "r2d": 2}})
+        assert [record["users"] for record in found] == [8]
+        assert "the cohort of Dec 31 has 2 cells" in told(failure)
+        assert [record["revenue"] for record in revenue] == [1, 2]
+
+    def test_given_brackets_that_have_not_begun_when_extracted_then_no_cell_is_missed(self) -> None:
+        found = self.retention({"Dec 31": retained(9, 8)}, "&rb=[[0,1],[1,7]]")
+        assert [record["users"] for record in found] == [8]
+
+    def test_given_nothing_but_nulls_and_no_users_when_extracted_then_there_are_no_records(
+        self,
+    ) -> None:
+        assert self.retention({"Jan 2": [{"count": 0}, {"count": None}]}) == []
+        assert self.revenue({"Jan 2": {"count": 0, "r1d": None}}) == []
+
+    def test_given_counts_as_floats_when_extracted_then_they_are_whole_numbers(self) -> None:
+        [cell] = self.retention({"Jan 2": [{"count": 9.0}, {"count": 8.0, "outof": 9.0}]})
+        [cash] = self.revenue({"Jan 2": {"r1d": -2.5, "count": 9.0, "paid": 1.0}})
+        counts = cell["users"], cell["cohort_size"], cash["users"], cash["paying_users"]
+        assert [(type(count), count) for count in counts] == [(int, n) for n in (8, 9, 9, 1)]
+        assert cash["revenue"] == -2.5
+
     @pytest.mark.parametrize("name", ["Jan 1", "Jan 01", "Jan 01, 2024", "2024-01-01"])
     def test_given_a_date_in_any_form_when_extracted_then_it_is_that_day(self, name: str) -> None:
-        found = [*self.retention({name: retained(9, 8)}), *self.revenue({name: earned(5)})]
+        found = [*self.retention({name: retained(9, 8, 7)}), *self.revenue({name: earned(5)})]
         assert {record["cohort_date"] for record in found} == {"2024-01-01"}
 
     @pytest.mark.parametrize("extractor", [RetentionExtractor, LifetimeValueExtractor])
@@ -1410,10 +1452,43 @@ class TestCohorts:
             ("retention", {"r1d": 5}, "the cohort of Jan 1 is an object where a list should be"),
             ("retention", [], "the cohort of Jan 1 has 0 cells"),
             ("retention", retained(9), "the cohort of Jan 1 has 1 cells"),
-            ("retention", [{}, 5], "cell 1 of the cohort of Jan 1 is a number"),
-            ("retention", [{}, {"count": "1"}], "count of the cohort of Jan 1 is a text"),
-            ("retention", [{}, {"count": True}], "count of the cohort of Jan 1 is a boolean"),
-            ("retention", [{}, {"outof": []}], "outof of the cohort of Jan 1 is an empty list"),
+            ("retention", retained(9, 9), "the cohort of Jan 1 has 2 cells"),
+            ("retention", [{}, 5, {}], "cell 1 of the cohort of Jan 1 is a number"),
+            ("retention", [{}, [], {}], "cell 1 of the cohort of Jan 1 is an empty list"),
+            ("retention", [*retained(9, 9), {}], "cell 2 of the cohort of Jan 1 is without count"),
+            (
+                "retention",
+                [*retained(9, 9), {"outof": 9}],
+                "cell 2 of the cohort of Jan 1 is without count",
+            ),
+            ("retention", [{}, {"count": "1"}, {}], "count of the cohort of Jan 1 is a text"),
+            ("retention", [{}, {"count": True}, {}], "count of the cohort of Jan 1 is a boolean"),
+            (
+                "retention",
+                [{}, {"count": 1, "outof": []}, {}],
+                "outof of the cohort of Jan 1 is an empty list",
+            ),
+            (
+                "retention",
+                retained(9, 99.5, 9),
+                "count of the cohort of Jan 1 is not 0, 1, 2 or so on, as a count should be",
+            ),
+            (
+                "retention",
+                [{"count": 9}, {"count": None}, {"count": None}],
+                "the cohort of Jan 1 has users, but null in all cells",
+            ),
+            ("revenue/ltv", {"count": 3, "r1d": 5}, "the cohort of Jan 1 has no r2d"),
+            (
+                "revenue/ltv",
+                {"count": 3, "r1d": None, "r2d": None},
+                "the cohort of Jan 1 has users, but null on all days",
+            ),
+            (
+                "revenue/ltv",
+                earned(1, count=-3),
+                "count of the cohort of Jan 1 is not 0, 1, 2 or so on, as a count should be",
+            ),
             ("revenue/ltv", None, "the cohort of Jan 1 has no r1d"),
             ("revenue/ltv", [5], "the cohort of Jan 1 has no r1d"),
             ("revenue/ltv", {"count": 3, "r1": 5}, "the cohort of Jan 1 has no r1d"),

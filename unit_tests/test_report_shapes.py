@@ -216,6 +216,10 @@ class TestFunnel:
                 'date 2 is "2017-08-16", which was not asked for',
             ),
             ([part("dayFunnels", xValues=[DAYS[0], "Aug 14"])], "a date stands twice"),
+            (
+                [part("dayFunnels", series=[[1, 1, 1], [1, 0.5, 0]])],
+                "number 2 of row 2 of dayFunnels is not 0, 1, 2 or so on, as a count should be",
+            ),
             ([part("dayFunnels", series=[[1, 1, 1]])], "dayFunnels has 1 rows for 2 days"),
             (
                 [part("dayFunnels", series=[[1, 1, 1], [1, 1]])],
