@@ -48,7 +48,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
@@ -79,6 +79,9 @@ from airbyte_cdk.sources.declarative.requesters.error_handlers.backoff_strategy 
     BackoffStrategy,
 )
 from airbyte_cdk.sources.declarative.requesters.http_requester import HttpRequester
+from airbyte_cdk.sources.declarative.requesters.paginators.strategies.pagination_strategy import (
+    PaginationStrategy,
+)
 from airbyte_cdk.sources.declarative.retrievers import Retriever, SimpleRetriever
 from airbyte_cdk.sources.declarative.retrievers.file_uploader import ConnectorBuilderFileUploader
 from airbyte_cdk.sources.declarative.transformations import RecordTransformation
@@ -2235,6 +2238,8 @@ _RFC3339_TIME = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
 )
 _TIME_WITHOUT_ZONE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?", re.ASCII)
+# More than a filter of Amplitude's could leave of any list that is one.
+_EMPTY_PAGES = 100
 _DAY_OF_TIME = re.compile(r"(\d{4}-\d\d-\d\d)([Tt ]\d\d:\d\d.*)?")
 
 
@@ -2243,15 +2248,16 @@ class ListExtractor(RecordExtractor):
     """An answer with a list of objects at ``list_path`` (``["data"]``) in, the objects out.
 
     An answer that ``is_bare_list`` is that list itself. With ``expand``, the objects of the list of
-    that name within each are passed on instead, and take the other fields along. Each object must
-    have the field ``needed`` (``id``), or each of them (``[version, flagConfig.id]``): keys must
-    not be null, and the CDK leaves out parents without. Of an answer in pages, ``page`` names the
-    parameter that asked for it and the field with the next one (``[cursor, nextCursor]``); it must
-    not lead to itself. The built-in extractors take a list that is missing or null for an empty
-    one, which would empty the table of an overwrite, and pass on elements that are no objects. An
-    empty one is worse than wrong: the CDK takes it for the end of the whole sync.
+    that name within each are passed on instead, and take the other fields along. Each must have all
+    parts of the stream's ``primary_key``: the field of that name, or what stands at ``key_at``
+    (``{flag_id: flagConfig.id}``), or gets what Amplitude means by leaving it out, ``if_missing``
+    (``{event_type: ""}``). What stands twice is passed on twice. The built-in extractors take a
+    list that is missing or null for an empty one, which would empty the table of an overwrite, and
+    pass on elements that are no objects. An empty one is worse than wrong: the CDK takes it for the
+    end of the whole sync.
 
-    Raises ``AirbyteTracedException`` that says what was found, before anything is passed on.
+    Raises ``AirbyteTracedException`` that says what was found, before anything is passed on: also
+    for two of the same key that differ, and for an answer that says it is no success.
     """
 
     parameters: Mapping[str, Any]
@@ -2260,30 +2266,111 @@ class ListExtractor(RecordExtractor):
         is_bare, expand = self.parameters.get("is_bare_list"), self.parameters.get("expand")
         path = [] if is_bare else self.parameters.get("list_path", ["data"])
         with _reading(response) as answer:
+            if _value_at(["success"], answer) is False:
+                raise _UnreadableError("its success is false")
             records = _records(_list_at(path, answer), ".".join(path) or "the answer")
-            needed = self.parameters.get("needed", [])
-            for name in [needed] if isinstance(needed, str) else needed:
-                for number, record in enumerate(records, start=1):
-                    if _value_at(name.split("."), record) in (None, ...):
-                        raise _UnreadableError(f"element {number} has no {name}")
-            if page := self.parameters.get("page"):
-                this, following = _query(response).get(page[0]), answer.get(page[1])
-                if this is not None and str(following) == this:
-                    raise _UnreadableError("it names itself as the next page")
-            if not expand:
-                return records
-            return [
-                {**{name: outer[name] for name in outer if name != expand}, **inner}
-                for outer in records
-                for inner in _records(_list_at([expand], outer), expand)
-            ]
+            if expand:
+                records = [
+                    {**{name: outer[name] for name in outer if name != expand}, **inner}
+                    for outer in records
+                    for inner in _records(_list_at([expand], outer), expand)
+                ]
+            found: dict[tuple[str, ...], Mapping[str, Any]] = {}
+            for number, record in enumerate(records, start=1):
+                key = self._key(record, number)
+                if key and found.setdefault(key, record) != record:
+                    raise _UnreadableError(f"element {number} has the key of another, and differs")
+            return records
+
+    def _key(self, record: dict[str, Any], number: int) -> tuple[str, ...]:
+        names = self.parameters.get("primary_key", [])
+        paths, defaults = (self.parameters.get(n, {}) for n in ("key_at", "if_missing"))
+        key = []
+        for name in [names] if isinstance(names, str) else names:
+            path = paths.get(name, name)
+            value = _value_at(path.split("."), record)
+            if value in (None, ...) and name in defaults:
+                value = record[name] = defaults[name]
+            if value in (None, ...):
+                raise _UnreadableError(f"element {number} has no {path}")
+            if isinstance(value, bool | dict | list):
+                raise _UnreadableError(f"the {path} of element {number} is {_kind(value)}")
+            key.append(str(value))
+        return tuple(key)
+
+
+@dataclass
+class NextPage(PaginationStrategy):
+    """An answer in pages in, the token of the next one out, which stands in ``field_name``.
+
+    A token is a text or a whole number; null, ``""``, 0 or none is the end. The built-in strategy
+    evaluates it once more, which makes a number of ``1e10``, and follows a circle for ever.
+
+    Raises ``AirbyteTracedException`` for a token that has led to a page before, and after
+    ``_EMPTY_PAGES`` without an element in a row.
+    """
+
+    field_name: str
+    page_size: int
+    initial_token = None
+
+    def get_page_size(self) -> int:
+        return self.page_size
+
+    def next_page_token(
+        self,
+        response: requests.Response,
+        last_page_size: int,
+        last_record: Record | None,
+        last_page_token_value: Any = None,
+        page_size_override: int | None = None,
+        stream_slice: StreamSlice | None = None,
+    ) -> "_PageToken | None":
+        found = _value_at([self.field_name], _parse(response.content))
+        if found in (None, ..., "", 0):
+            return None
+        token = _PageToken(found).after(last_page_token_value, is_empty=not last_page_size)
+        if type(found) not in (str, int):
+            reason = f"has {_kind(found)} for its {self.field_name}"
+        elif token in token.before:
+            reason = "leads to one that was read before"
+        elif token.empty_pages >= _EMPTY_PAGES:
+            reason = f"is the {_EMPTY_PAGES}th without an element in a row"
+        else:
+            return token
+        path = urlsplit(_request(response).url or "").path
+        raise failure(
+            f"The pages of {path} can't be followed to their end: the last one {reason}. Try again "
+            "later; if it stays like this, report it to the connector's maintainers."
+        )
+
+
+class _PageToken(str):
+    """The token of a page; those before it, and how many pages without an element led there.
+
+    It knows its own way, as pages of several windows are read side by side with one strategy.
+    """
+
+    before: set[str]
+    empty_pages: int
+
+    def after(self, last: "_PageToken | None", is_empty: bool) -> "_PageToken":
+        self.before, empty = (last.before, last.empty_pages) if last is not None else (set(), 0)
+        if last is not None:
+            self.before.add(last)
+        self.empty_pages = empty + 1 if is_empty else 0
+        return self
+
+    def __deepcopy__(self, memo: Any) -> str:
+        return str(self)  # what the CDK sends
 
 
 @dataclass
 class CsvRowsExtractor(RecordExtractor):
     """A streamed CSV with a header in, ``{"row_number": n, "row": {column: text}}`` out, from 1.
 
-    The built-in decoder would make columns of whatever the table's are, and read them as types.
+    The header comes first, as row 0, for ``RowsOfTable``. The built-in decoder would make columns
+    of whatever the table's are, and read them as types.
 
     Raises ``AirbyteTracedException`` naming the row for one that does not fit the header, and for a
     connection that breaks off.
@@ -2295,8 +2382,40 @@ class CsvRowsExtractor(RecordExtractor):
         header = next(rows)
         if len(set(header)) != len(header):
             raise failure(f"Two columns of {path} have the same heading.")
-        for number, row in enumerate(rows, start=1):
+        for number, row in enumerate(chain([header], rows)):
             yield {"row_number": number, "row": dict(zip(header, row, strict=True))}
+
+
+@dataclass
+class RowsOfTable:
+    """What ``CsvRowsExtractor`` makes of the CSV of a lookup table in, its rows out, if it has the
+    columns that the list of tables names: ``keyColumnHeader`` and ``columnHeaders``.
+
+    Any line of plain text is a CSV without rows. The built-in filter sees records one by one.
+
+    Raises ``AirbyteTracedException`` for a table without one of its columns.
+    """
+
+    def filter_records(
+        self,
+        records: Iterable[Mapping[str, Any]],
+        stream_state: StreamState,
+        stream_slice: StreamSlice | None = None,
+        next_page_token: Mapping[str, Any] | None = None,
+    ) -> Iterator[Mapping[str, Any]]:
+        rows = iter(records)
+        headings = next(rows)["row"]
+        table = stream_slice or StreamSlice(partition={}, cursor_slice={})
+        columns = table.extra_fields.get("columnHeaders")
+        key = table.extra_fields.get("keyColumnHeader")
+        for column in [key, *(columns if isinstance(columns, list) else [])]:
+            if isinstance(column, str) and column not in headings:
+                raise failure(
+                    f"The CSV of the lookup table {table['table']!r} has no column {column!r}, "
+                    "which Amplitude lists for it. Nothing of it was stored. Run it again: the "
+                    "table may have changed meanwhile."
+                )
+        yield from rows
 
 
 @dataclass
