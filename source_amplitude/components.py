@@ -52,7 +52,7 @@ from itertools import chain, islice
 from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
-from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, urljoin, urlsplit
 from weakref import WeakKeyDictionary
 
 import orjson
@@ -185,7 +185,7 @@ def _error_text(response: requests.Response) -> str:
         if not isinstance(error, str):
             said = [error.get("message"), (error.get("metadata") or {}).get("details")]
         text = ": ".join(part for part in said if part) or response.text
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         text = response.text or "an empty body"
     return _excerpt(" ".join(text.split()), 500)
 
@@ -861,8 +861,47 @@ def _event_of_report(text: str, filters: Sequence[Mapping[str, Any]], user_prope
 _TOO_FAR_BACK = "Date too far back"
 
 
+class _Authenticator(DeclarativeAuthenticator):
+    """Adds the header of its heirs, and looks at each redirect before it is followed: all requests
+    of all streams pass here."""
+
+    def __call__(self, request: requests.PreparedRequest) -> Any:
+        if _look_at_redirect not in request.hooks["response"]:
+            request.hooks["response"].append(_look_at_redirect)
+        return super().__call__(request)
+
+
+def _look_at_redirect(response: requests.Response, **_: Any) -> None:
+    """Raise for a redirect from HTTPS to HTTP, where all would be open, and for one to what is no
+    address, for which requests has bare Python errors. The address is not quoted: it may be signed.
+    """
+    if not response.is_redirect:
+        return
+    from_host, problem = urlsplit(response.url or "").hostname, ""
+    try:
+        location = response.headers["Location"].encode("latin-1").decode()
+        target = urlsplit(urljoin(response.url or "", location))
+        (target.hostname or "").encode("idna")
+        # To ask for a port above 65535 is a ValueError.
+        if (
+            target.port != 0
+            and target.scheme == "http"
+            and urlsplit(response.url or "").scheme == "https"
+        ):
+            problem = "an address without encryption (http)"
+    except ValueError:  # and UnicodeError, which is one
+        problem = "what is no address"
+    if problem:
+        raise failure(
+            f"Amplitude answered HTTP {response.status_code}, a redirect of {from_host} to "
+            f"{problem}, which is not followed. Look for a proxy or a firewall between this "
+            "machine and Amplitude, then try again.",
+            FailureType.transient_error,
+        )
+
+
 @dataclass
-class SecretiveBasicHttpAuthenticator(DeclarativeAuthenticator):
+class SecretiveBasicHttpAuthenticator(_Authenticator):
     """HTTP Basic with the two keys as they stand in the config, which no log shows in any form.
 
     ``username_field`` and ``password_field`` name fields of the config. The built-in authenticator
@@ -890,7 +929,7 @@ class SecretiveBasicHttpAuthenticator(DeclarativeAuthenticator):
 
 
 @dataclass
-class SecretiveBearerAuthenticator(DeclarativeAuthenticator):
+class SecretiveBearerAuthenticator(_Authenticator):
     """HTTP Bearer with the key of the config's field ``key_field``, for the reasons above.
 
     Raises ``AirbyteTracedException`` (config error) for a key that no header can hold: what is

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests_mock
@@ -1141,3 +1142,109 @@ class TestDeletions:
             )
         assert final_state(output) == {"day": "2023-12-01"}
         assert first_error(output)[0].startswith("Amplitude answered HTTP 400 (Too long). ")
+
+
+@pytest.mark.parametrize("stream", ["events", "annotations", "lookup_tables", "experiments"])
+class TestRedirects:
+    """Of streams with each kind of requester."""
+
+    @staticmethod
+    def read(stream: str, location: str) -> tuple[list[Any], list[str], EntrypointOutput]:
+        settings = {"start_date": TODAY, "management_api_key": "a-key"}
+        with requests_mock.Mocker() as http:
+            http.get(requests_mock.ANY, status_code=302, headers={"Location": location})
+            http.get(f"{HOST}/api/3/annotations-elsewhere", text='{"data":[{"id":1}]}')
+            output = failed(stream, **settings)
+        return records(output), [urlsplit(r.url).scheme for r in http.request_history], output
+
+    def test_given_one_to_http_when_read_then_it_is_not_followed(self, stream: str) -> None:
+        found, schemes, output = self.read(stream, "http://elsewhere.example/login?token=abc")
+        assert found == []
+        assert {*schemes} == {"https"}
+        message, failure_type = first_error(output)
+        assert message.startswith("Amplitude answered HTTP 302, a redirect of ")
+        assert (
+            "amplitude.com to an address without encryption (http), which is not followed. Look "
+            "for a proxy or a firewall between this machine and Amplitude, then try again."
+        ) in message
+        assert failure_type is FailureType.transient_error
+        assert "token=abc" not in str(output.errors) + str(output.logs)
+
+    @pytest.mark.parametrize(
+        "location",
+        [
+            "https://amplitude.com:99999/login?token=abc",
+            "https://[::1/login?token=abc",
+            f"https://{'a' * 64}.example/login?token=abc",
+            "https://\xff\xfe.example/login?token=abc",
+        ],
+        ids=["port", "brackets", "long label", "bytes"],
+    )
+    def test_given_one_to_what_is_no_address_when_read_then_it_is_said_so(
+        self, stream: str, location: str
+    ) -> None:
+        found, _, output = self.read(stream, location)
+        assert found == []
+        message, failure_type = first_error(output)
+        assert message.startswith("Amplitude answered HTTP 302, a redirect of ")
+        assert "to what is no address, which is not followed." in message
+        assert failure_type is FailureType.transient_error
+        assert "token=abc" not in str(output.errors) + str(output.logs)
+
+
+def test_given_a_redirect_over_https_when_read_then_it_is_followed() -> None:
+    with requests_mock.Mocker() as http:
+        elsewhere = {"Location": "https://amplitude.com/elsewhere"}
+        http.get(f"{HOST}/api/3/annotations", status_code=302, headers=elsewhere)
+        http.get(f"{HOST}/elsewhere", text='{"data":[{"id":1}]}')
+        output = full("annotations")
+    assert records(output) == [{"id": 1}]
+
+
+class TestErrors:
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_given_a_parent_that_fails_when_read_then_the_error_is_that_of_the_selected_stream(
+        self, status: int
+    ) -> None:
+        with requests_mock.Mocker() as http:
+            http.get(LOOKUP, status_code=status)
+            http.get(f"{HOST}/api/2/events/list", status_code=status)
+            output = failed("lookup_table_rows", "event_counts")
+        errors = [m.trace.error for m in output.errors[:-1] if m.trace and m.trace.error]
+        named = [e.stream_descriptor.name for e in errors if e.stream_descriptor]
+        assert sorted(named) == ["event_counts", "lookup_table_rows"]
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "[" * 100_000 + "]" * 100_000,
+            '{"error":' * 100_000 + "1" + "}" * 100_000,
+            '{"data":[{"id":' + "9" * 10_000 + "}]}",
+            '{"error":' + "9" * 10_000 + "}",
+        ],
+        ids=["lists", "objects", "integer", "integer in an error"],
+    )
+    @pytest.mark.parametrize("status", [200, 400, 403, 404])
+    def test_given_an_answer_that_python_fails_at_when_read_then_stream_and_endpoint_are_named(
+        self, body: str, status: int
+    ) -> None:
+        with requests_mock.Mocker() as http:
+            http.get(f"{PLAN}/category", text=body, status_code=status)
+            output = read_stream(
+                *("event_categories", config()),
+                sync_mode=SyncMode.full_refresh,
+                expected=ExpectedOutcome.ALLOW_ANY,
+            )
+        said = str(output.errors) + str(output.logs)
+        for name in ("RecursionError:", "ValueError:", "unexpected error"):
+            assert name not in said
+        for message in output.errors[:-1]:
+            error = message.trace.error  # type: ignore[union-attr]
+            assert error
+            assert error.stream_descriptor
+            assert error.stream_descriptor.name == "event_categories"
+            if status in (403, 404):
+                assert (error.message or "").startswith(
+                    "The stream event_categories failed at the answer to /api/2/taxonomy/category "
+                    "in a way that nobody has foreseen ("
+                )
