@@ -40,9 +40,9 @@ sync: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m benchmarks
 
-# Property-based tests of the export, for minutes instead of seconds.
+# Property-based tests of the export and of odd answers, for hours instead of seconds.
 fuzz: .venv/ready
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest unit_tests/test_properties.py
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest unit_tests/test_properties.py unit_tests/test_odd_answers.py
 
 schemas: .venv/ready
 	$(BIN)/python scripts/inline_schemas.py

@@ -16,8 +16,8 @@ bands stand in the order in which they lean on each other, each class before its
 5   export                events, raw_events_archives             Export..., EventFilter, Staged...
 6   dashboard series      user counts, sessions, event_counts,    DashboardSeries..., Retention...,
                           retention, revenue_ltv                  LifetimeValue...
-7   lists                 lists, taxonomy, lookup tables,         List..., CsvRows...,
-                          replays, experiments                    transformations
+7   lists                 lists, taxonomy, lookup tables,         List..., NextPage, CsvRows...,
+                          replays, experiments                    RowsOfTable, transformations
 8   cohort downloads      cohort_members                          Cohort..., GrowingBackoff...
 9   reports               report_<name>                           Report..., Segmentation...,
                                                                   Funnel..., Chart...
@@ -48,11 +48,11 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
-from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, urljoin, urlsplit
 from weakref import WeakKeyDictionary
 
 import orjson
@@ -79,6 +79,9 @@ from airbyte_cdk.sources.declarative.requesters.error_handlers.backoff_strategy 
     BackoffStrategy,
 )
 from airbyte_cdk.sources.declarative.requesters.http_requester import HttpRequester
+from airbyte_cdk.sources.declarative.requesters.paginators.strategies.pagination_strategy import (
+    PaginationStrategy,
+)
 from airbyte_cdk.sources.declarative.retrievers import Retriever, SimpleRetriever
 from airbyte_cdk.sources.declarative.retrievers.file_uploader import ConnectorBuilderFileUploader
 from airbyte_cdk.sources.declarative.transformations import RecordTransformation
@@ -106,6 +109,10 @@ from urllib3.util import Retry
 _LOGGER = logging.getLogger("airbyte")
 _CHUNK_BYTES = 256 * 1024
 _REPORT_SECONDS = 30
+# Of a CSV: a cell may be a long text, but no row may fill the memory.
+_ROW_CHARACTERS = 16 * 1024 * 1024
+# Up to Python 3.10, csv refuses NUL. A lone surrogate can't be in what was UTF-8.
+_IN_PLACE_OF_NUL = "\udc00"
 _NAMES_LOGGED = 100
 # Some 980 levels can be printed, fewer the deeper the stack is that prints.
 _MAX_DEPTH = 500
@@ -178,7 +185,7 @@ def _error_text(response: requests.Response) -> str:
         if not isinstance(error, str):
             said = [error.get("message"), (error.get("metadata") or {}).get("details")]
         text = ": ".join(part for part in said if part) or response.text
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         text = response.text or "an empty body"
     return _excerpt(" ".join(text.split()), 500)
 
@@ -436,31 +443,65 @@ def _kind(value: Any) -> str:
 
 
 def _text_lines(response: requests.Response) -> Iterator[str]:
-    """The lines of a body with their ends, streamed, or as the Builder has read it before."""
-    rest = ""
+    """The lines of a body with their ends, streamed, or as the Builder has read it before; one that
+    is longer than a row may be comes in pieces."""
+    held: list[str] = []
+    length = 0
     for text in iterdecode(response.iter_content(_CHUNK_BYTES), "utf-8-sig"):
-        *lines, rest = f"{rest}{text}".split("\n")
-        yield from (f"{line}\n" for line in lines)
-    yield rest
+        first, *others = text.split("\n")
+        held.append(first)
+        length += len(first)
+        if others or length > _ROW_CHARACTERS:
+            yield "".join([*held, "\n"[: len(others)]])
+            yield from (f"{line}\n" for line in others[:-1])
+            held = others[-1:]
+            length = len("".join(held))
+    yield "".join(held)
 
 
 def _csv_rows(lines: Iterable[str], name: str) -> Iterator[list[str]]:
     """The headings of a CSV, then its rows, blank lines left out; ``name`` stands in messages.
 
-    Raises ``AirbyteTracedException`` naming the row for one that does not fit the headings, and for
-    a connection that breaks off.
+    Raises ``AirbyteTracedException`` naming the row for one that does not fit the headings, or is
+    longer than ``_ROW_CHARACTERS``, and for a connection that breaks off.
     """
-    number = 0
+    number = length = 0
+    has_nul = False
+    if isinstance(lines, io.TextIOBase):
+        lines = iter(partial(lines.readline, _ROW_CHARACTERS + 1), "")
+
+    def bounded() -> Iterator[str]:
+        nonlocal length, has_nul
+        for line in lines:
+            length += len(line)
+            if length > _ROW_CHARACTERS:
+                raise failure(
+                    f"What follows row {number} of {name} is a row of more than "
+                    f"{_ROW_CHARACTERS:,} characters."
+                )
+            has_nul = has_nul or "\0" in line
+            yield line.replace("\0", _IN_PLACE_OF_NUL)
+
+    # For the whole process, as it can't be set for a reader: its 131,072 are fewer than a property
+    # may have. It is only ever raised, and what a row may have at most is counted here.
+    csv.field_size_limit(max(csv.field_size_limit(), _ROW_CHARACTERS))
+    header: list[str] = []
     try:
-        rows = csv.reader(lines, strict=True)
-        header = next(rows, [])
-        if not header or header[0].lstrip().startswith(("<", '{"', "{}", "[{", "[]")):
-            raise failure(f"The answer to {name} is no CSV with headings.")
-        yield header
-        for number, row in enumerate(filter(None, rows), start=1):
-            if len(row) != len(header):
+        for row in csv.reader(bounded(), strict=True):
+            length = 0
+            if has_nul:
+                row, has_nul = [cell.replace(_IN_PLACE_OF_NUL, "\0") for cell in row], False
+            if not header:
+                if not row or row[0].lstrip().startswith(("<", '{"', "{}", "[{", "[]")):
+                    break
+                header = row
+            elif not row:
+                continue
+            elif len(row) != len(header):
                 found = f"{len(row)} cells under {len(header)} headings"
-                raise failure(f"Row {number} of {name} has {found}.")
+                raise failure(f"Row {number + 1} of {name} has {found}.")
+            else:
+                number += 1
             yield row
     except (csv.Error, UnicodeDecodeError) as error:
         message = f"What follows row {number} of {name} can't be read: {error}."
@@ -471,6 +512,8 @@ def _csv_rows(lines: Iterable[str], name: str) -> Iterator[list[str]]:
             "it again.",
             FailureType.transient_error,
         ) from error
+    if not header:
+        raise failure(f"The answer to {name} is no CSV with headings.")
 
 
 def _spool(response: requests.Response, spooled: IO[bytes], name: str) -> None:
@@ -818,8 +861,47 @@ def _event_of_report(text: str, filters: Sequence[Mapping[str, Any]], user_prope
 _TOO_FAR_BACK = "Date too far back"
 
 
+class _Authenticator(DeclarativeAuthenticator):
+    """Adds the header of its heirs, and looks at each redirect before it is followed: all requests
+    of all streams pass here."""
+
+    def __call__(self, request: requests.PreparedRequest) -> Any:
+        if _look_at_redirect not in request.hooks["response"]:
+            request.hooks["response"].append(_look_at_redirect)
+        return super().__call__(request)
+
+
+def _look_at_redirect(response: requests.Response, **_: Any) -> None:
+    """Raise for a redirect from HTTPS to HTTP, where all would be open, and for one to what is no
+    address, for which requests has bare Python errors. The address is not quoted: it may be signed.
+    """
+    if not response.is_redirect:
+        return
+    from_host, problem = urlsplit(response.url or "").hostname, ""
+    try:
+        location = response.headers["Location"].encode("latin-1").decode()
+        target = urlsplit(urljoin(response.url or "", location))
+        (target.hostname or "").encode("idna")
+        # To ask for a port above 65535 is a ValueError.
+        if (
+            target.port != 0
+            and target.scheme == "http"
+            and urlsplit(response.url or "").scheme == "https"
+        ):
+            problem = "an address without encryption (http)"
+    except ValueError:  # and UnicodeError, which is one
+        problem = "what is no address"
+    if problem:
+        raise failure(
+            f"Amplitude answered HTTP {response.status_code}, a redirect of {from_host} to "
+            f"{problem}, which is not followed. Look for a proxy or a firewall between this "
+            "machine and Amplitude, then try again.",
+            FailureType.transient_error,
+        )
+
+
 @dataclass
-class SecretiveBasicHttpAuthenticator(DeclarativeAuthenticator):
+class SecretiveBasicHttpAuthenticator(_Authenticator):
     """HTTP Basic with the two keys as they stand in the config, which no log shows in any form.
 
     ``username_field`` and ``password_field`` name fields of the config. The built-in authenticator
@@ -847,7 +929,7 @@ class SecretiveBasicHttpAuthenticator(DeclarativeAuthenticator):
 
 
 @dataclass
-class SecretiveBearerAuthenticator(DeclarativeAuthenticator):
+class SecretiveBearerAuthenticator(_Authenticator):
     """HTTP Bearer with the key of the config's field ``key_field``, for the reasons above.
 
     Raises ``AirbyteTracedException`` (config error) for a key that no header can hold: what is
@@ -1919,8 +2001,8 @@ class DashboardSeriesExtractor(RecordExtractor):
     texts, ``[index, text, ...]``, or the texts of ``seriesMeta`` when ``seriesLabels`` is missing.
     Out: ``{"date": x, value_field: value}``, with ``label_field`` also ``{label_field: label}``,
     which is ``(all)`` where nothing was grouped; when ``labelled``, one record per day, ``{"date":
-    x, value_field: {label: value}}``, the label of everybody being ``0``. No built-in extractor
-    transposes.
+    x, value_field: {label: value}}``, the label of everybody being ``0``. Values are counts, unless
+    they are ``averages``. No built-in extractor transposes.
 
     Nothing is an answer: ``series: []``, with or without the other arrays, or nothing but nulls.
     Where nothing was grouped and the x values are there, that is a 0 for each, so that a count that
@@ -1939,6 +2021,11 @@ class DashboardSeriesExtractor(RecordExtractor):
         with _reading(response) as answer:
             xs = _days_found(response, answer) if x_field == "date" else _texts_found(answer)
             series = _series_found(answer, xs)
+            if not self.parameters.get("averages"):
+                series = [
+                    [_count(value, f"a value of series {number}") for value in values]
+                    for number, values in enumerate(series, start=1)
+                ]
             is_grouped = "g" in _query(response)
             if not any(series):
                 series = [] if is_grouped or not xs else [[0] * len(xs)]
@@ -2006,6 +2093,13 @@ def _series_found(answer: Any, xs: Sequence[str]) -> list[list[float]]:
     return found
 
 
+def _count(value: float, name: str) -> int:
+    """A number as that of users or events: no part of one, and not below 0; 99.0 is 99."""
+    if not 0 <= value < 2**63 or value != int(value):
+        raise _UnreadableError(f"{name} is not 0, 1, 2 or so on, as a count should be")
+    return int(value)
+
+
 def _series_labels(data: Mapping[str, Any], count: int) -> list[str]:
     """The groups that ``count`` series are of, in any of the forms Amplitude has for them."""
     for name in ("seriesLabels", "seriesMeta"):
@@ -2035,9 +2129,11 @@ class RetentionExtractor(RecordExtractor):
     "incomplete"}, ...]}}]}}``, where a date is ``Sep 09, 2026`` or another form of a day, and its
     cells are the cohort's size, then day 0, day 1 and so on, up to today. Out: ``{"cohort_date",
     "day_number", "users", "cohort_size", "is_complete"}``, up to day 30, or to the last bracket of
-    the query: later syncs read no cohort for longer. No built-in extractor turns keys into records.
+    the query: later syncs read no cohort for longer. A null ``count`` is no record. No built-in
+    extractor turns keys into records.
 
-    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without cells.
+    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without a cell for
+    each day up to the end of the window.
     """
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
@@ -2046,13 +2142,18 @@ class RetentionExtractor(RecordExtractor):
         records: list[MutableMapping[str, Any]] = []
         with _reading(response) as answer:
             for name, day, cells, _ in _cohorts(response, answer):
-                if len(_list(cells, f"the cohort of {name}")) < 2:
+                # Of brackets that have not begun, nobody has recorded whether there is a cell.
+                days = 1 if brackets else min(_days_begun(response, day), last + 1)
+                if len(_list(cells, f"the cohort of {name}")) <= days:
                     raise _UnreadableError(f"the cohort of {name} has {len(cells)} cells")
+                found = []
                 for number, cell in enumerate(cells[1 : last + 2]):
-                    if not isinstance(cell, dict):
-                        found = f"cell {number + 1} of the cohort of {name} is {_kind(cell)}"
-                        raise _UnreadableError(found)
-                    users, size = (_number(cell, key, name) for key in ("count", "outof"))
+                    if not isinstance(cell, dict) or "count" not in cell:
+                        what = "without count" if isinstance(cell, dict) else _kind(cell)
+                        raise _UnreadableError(
+                            f"cell {number + 1} of the cohort of {name} is {what}"
+                        )
+                    users, size = (_users(cell, key, name) for key in ("count", "outof"))
                     is_incomplete = cell.get("incomplete")
                     record = {
                         "cohort_date": day,
@@ -2062,7 +2163,10 @@ class RetentionExtractor(RecordExtractor):
                         "is_complete": not is_incomplete if type(is_incomplete) is bool else None,
                     }
                     if users is not None:
-                        records.append(record)
+                        found.append(record)
+                if not found and isinstance(cells[0], dict) and _users(cells[0], "count", name):
+                    raise _UnreadableError(f"the cohort of {name} has users, but null in all cells")
+                records.extend(found)
         return records
 
 
@@ -2078,7 +2182,8 @@ class LifetimeValueExtractor(RecordExtractor):
     read no cohort for longer. No built-in extractor turns keys into records, or takes a year from
     the request.
 
-    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without days.
+    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without one of the
+    days up to the end of the window.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -2091,9 +2196,14 @@ class LifetimeValueExtractor(RecordExtractor):
                 if not isinstance(cells, dict) or "r1d" not in cells:
                     raise _UnreadableError(f"the cohort of {name} has no r1d")
                 age = (today - date.fromisoformat(day)).days
-                users, paying, total = (
-                    _number(cells, key, name) for key in ("count", "paid", "total_amount")
-                )
+                days = min(_days_begun(response, day), _LIFETIME_DAYS)
+                for number in range(1, days + 1):
+                    if f"r{number}d" not in cells:
+                        raise _UnreadableError(f"the cohort of {name} has no r{number}d")
+                users, paying = (_users(cells, key, name) for key in ("count", "paid"))
+                total = _number(cells, "total_amount", name)
+                if users and all(cells[f"r{n}d"] is None for n in range(1, days + 1)):
+                    raise _UnreadableError(f"the cohort of {name} has users, but null on all days")
                 for number in range(1, _LIFETIME_DAYS + 1):
                     key = f"r{number}d"
                     is_complete = complete.get(key) if isinstance(complete, dict) else None
@@ -2141,6 +2251,18 @@ def _cohorts(
             yield name, str(day), values[name], complete if isinstance(complete, dict) else None
 
 
+def _days_begun(response: requests.Response, day: str) -> int:
+    """How many days a cohort has had up to the end of the window, or to yesterday in UTC, which has
+    begun in any time zone that the project may have."""
+    end = min(_days_asked_for(response)[-1], f"{now_utc() - timedelta(days=1):%Y-%m-%d}")
+    return max((date.fromisoformat(end) - date.fromisoformat(day)).days + 1, 1)
+
+
+def _users(cells: Mapping[str, Any], key: str, cohort: str) -> int | None:
+    value = _number(cells, key, cohort)
+    return None if value is None else _count(value, f"{key} of the cohort of {cohort}")
+
+
 def _number(cells: Mapping[str, Any], key: str, cohort: str) -> float | None:
     value = cells.get(key)
     if value is not None and type(value) not in (int, float):
@@ -2155,6 +2277,8 @@ _RFC3339_TIME = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
 )
 _TIME_WITHOUT_ZONE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?", re.ASCII)
+# More than a filter of Amplitude's could leave of any list that is one.
+_EMPTY_PAGES = 100
 _DAY_OF_TIME = re.compile(r"(\d{4}-\d\d-\d\d)([Tt ]\d\d:\d\d.*)?")
 
 
@@ -2163,15 +2287,16 @@ class ListExtractor(RecordExtractor):
     """An answer with a list of objects at ``list_path`` (``["data"]``) in, the objects out.
 
     An answer that ``is_bare_list`` is that list itself. With ``expand``, the objects of the list of
-    that name within each are passed on instead, and take the other fields along. Each object must
-    have the field ``needed`` (``id``), or each of them (``[version, flagConfig.id]``): keys must
-    not be null, and the CDK leaves out parents without. Of an answer in pages, ``page`` names the
-    parameter that asked for it and the field with the next one (``[cursor, nextCursor]``); it must
-    not lead to itself. The built-in extractors take a list that is missing or null for an empty
-    one, which would empty the table of an overwrite, and pass on elements that are no objects. An
-    empty one is worse than wrong: the CDK takes it for the end of the whole sync.
+    that name within each are passed on instead, and take the other fields along. Each must have all
+    parts of the stream's ``primary_key``: the field of that name, or what stands at ``key_at``
+    (``{flag_id: flagConfig.id}``), or gets what Amplitude means by leaving it out, ``if_missing``
+    (``{event_type: ""}``). What stands twice is passed on twice. The built-in extractors take a
+    list that is missing or null for an empty one, which would empty the table of an overwrite, and
+    pass on elements that are no objects. An empty one is worse than wrong: the CDK takes it for the
+    end of the whole sync.
 
-    Raises ``AirbyteTracedException`` that says what was found, before anything is passed on.
+    Raises ``AirbyteTracedException`` that says what was found, before anything is passed on: also
+    for two of the same key that differ, and for an answer that says it is no success.
     """
 
     parameters: Mapping[str, Any]
@@ -2180,30 +2305,111 @@ class ListExtractor(RecordExtractor):
         is_bare, expand = self.parameters.get("is_bare_list"), self.parameters.get("expand")
         path = [] if is_bare else self.parameters.get("list_path", ["data"])
         with _reading(response) as answer:
+            if _value_at(["success"], answer) is False:
+                raise _UnreadableError("its success is false")
             records = _records(_list_at(path, answer), ".".join(path) or "the answer")
-            needed = self.parameters.get("needed", [])
-            for name in [needed] if isinstance(needed, str) else needed:
-                for number, record in enumerate(records, start=1):
-                    if _value_at(name.split("."), record) in (None, ...):
-                        raise _UnreadableError(f"element {number} has no {name}")
-            if page := self.parameters.get("page"):
-                this, following = _query(response).get(page[0]), answer.get(page[1])
-                if this is not None and str(following) == this:
-                    raise _UnreadableError("it names itself as the next page")
-            if not expand:
-                return records
-            return [
-                {**{name: outer[name] for name in outer if name != expand}, **inner}
-                for outer in records
-                for inner in _records(_list_at([expand], outer), expand)
-            ]
+            if expand:
+                records = [
+                    {**{name: outer[name] for name in outer if name != expand}, **inner}
+                    for outer in records
+                    for inner in _records(_list_at([expand], outer), expand)
+                ]
+            found: dict[tuple[str, ...], Mapping[str, Any]] = {}
+            for number, record in enumerate(records, start=1):
+                key = self._key(record, number)
+                if key and found.setdefault(key, record) != record:
+                    raise _UnreadableError(f"element {number} has the key of another, and differs")
+            return records
+
+    def _key(self, record: dict[str, Any], number: int) -> tuple[str, ...]:
+        names = self.parameters.get("primary_key", [])
+        paths, defaults = (self.parameters.get(n, {}) for n in ("key_at", "if_missing"))
+        key = []
+        for name in [names] if isinstance(names, str) else names:
+            path = paths.get(name, name)
+            value = _value_at(path.split("."), record)
+            if value in (None, ...) and name in defaults:
+                value = record[name] = defaults[name]
+            if value in (None, ...):
+                raise _UnreadableError(f"element {number} has no {path}")
+            if isinstance(value, bool | dict | list):
+                raise _UnreadableError(f"the {path} of element {number} is {_kind(value)}")
+            key.append(str(value))
+        return tuple(key)
+
+
+@dataclass
+class NextPage(PaginationStrategy):
+    """An answer in pages in, the token of the next one out, which stands in ``field_name``.
+
+    A token is a text or a whole number; null, ``""``, 0 or none is the end. The built-in strategy
+    evaluates it once more, which makes a number of ``1e10``, and follows a circle for ever.
+
+    Raises ``AirbyteTracedException`` for a token that has led to a page before, and after
+    ``_EMPTY_PAGES`` without an element in a row.
+    """
+
+    field_name: str
+    page_size: int
+    initial_token = None
+
+    def get_page_size(self) -> int:
+        return self.page_size
+
+    def next_page_token(
+        self,
+        response: requests.Response,
+        last_page_size: int,
+        last_record: Record | None,
+        last_page_token_value: Any = None,
+        page_size_override: int | None = None,
+        stream_slice: StreamSlice | None = None,
+    ) -> "_PageToken | None":
+        found = _value_at([self.field_name], _parse(response.content))
+        if found in (None, ..., "", 0):
+            return None
+        token = _PageToken(found).after(last_page_token_value, is_empty=not last_page_size)
+        if type(found) not in (str, int):
+            reason = f"has {_kind(found)} for its {self.field_name}"
+        elif token in token.before:
+            reason = "leads to one that was read before"
+        elif token.empty_pages >= _EMPTY_PAGES:
+            reason = f"is the {_EMPTY_PAGES}th without an element in a row"
+        else:
+            return token
+        path = urlsplit(_request(response).url or "").path
+        raise failure(
+            f"The pages of {path} can't be followed to their end: the last one {reason}. Try again "
+            "later; if it stays like this, report it to the connector's maintainers."
+        )
+
+
+class _PageToken(str):
+    """The token of a page; those before it, and how many pages without an element led there.
+
+    It knows its own way, as pages of several windows are read side by side with one strategy.
+    """
+
+    before: set[str]
+    empty_pages: int
+
+    def after(self, last: "_PageToken | None", is_empty: bool) -> "_PageToken":
+        self.before, empty = (last.before, last.empty_pages) if last is not None else (set(), 0)
+        if last is not None:
+            self.before.add(last)
+        self.empty_pages = empty + 1 if is_empty else 0
+        return self
+
+    def __deepcopy__(self, memo: Any) -> str:
+        return str(self)  # what the CDK sends
 
 
 @dataclass
 class CsvRowsExtractor(RecordExtractor):
     """A streamed CSV with a header in, ``{"row_number": n, "row": {column: text}}`` out, from 1.
 
-    The built-in decoder would make columns of whatever the table's are, and read them as types.
+    The header comes first, as row 0, for ``RowsOfTable``. The built-in decoder would make columns
+    of whatever the table's are, and read them as types.
 
     Raises ``AirbyteTracedException`` naming the row for one that does not fit the header, and for a
     connection that breaks off.
@@ -2215,8 +2421,40 @@ class CsvRowsExtractor(RecordExtractor):
         header = next(rows)
         if len(set(header)) != len(header):
             raise failure(f"Two columns of {path} have the same heading.")
-        for number, row in enumerate(rows, start=1):
+        for number, row in enumerate(chain([header], rows)):
             yield {"row_number": number, "row": dict(zip(header, row, strict=True))}
+
+
+@dataclass
+class RowsOfTable:
+    """What ``CsvRowsExtractor`` makes of the CSV of a lookup table in, its rows out, if it has the
+    columns that the list of tables names: ``keyColumnHeader`` and ``columnHeaders``.
+
+    Any line of plain text is a CSV without rows. The built-in filter sees records one by one.
+
+    Raises ``AirbyteTracedException`` for a table without one of its columns.
+    """
+
+    def filter_records(
+        self,
+        records: Iterable[Mapping[str, Any]],
+        stream_state: StreamState,
+        stream_slice: StreamSlice | None = None,
+        next_page_token: Mapping[str, Any] | None = None,
+    ) -> Iterator[Mapping[str, Any]]:
+        rows = iter(records)
+        headings = next(rows)["row"]
+        table = stream_slice or StreamSlice(partition={}, cursor_slice={})
+        columns = table.extra_fields.get("columnHeaders")
+        key = table.extra_fields.get("keyColumnHeader")
+        for column in [key, *(columns if isinstance(columns, list) else [])]:
+            if isinstance(column, str) and column not in headings:
+                raise failure(
+                    f"The CSV of the lookup table {table['table']!r} has no column {column!r}, "
+                    "which Amplitude lists for it. Nothing of it was stored. Run it again: the "
+                    "table may have changed meanwhile."
+                )
+        yield from rows
 
 
 @dataclass
@@ -2788,6 +3026,7 @@ _CELL_NUMBER = re.compile(
     r"([+-]?(?:\d+|\d{1,3}(?:,\d{3}){2,}|\d{1,3},\d{3}(?=\.)))((?:\.\d+)?(?:E[+-]?\d+)?)(%?)",
     re.ASCII | re.IGNORECASE,
 )
+_LONE_BARS = re.compile(r"(?<!\S)\|+(?!\S)")
 _PREVIOUS = re.compile(r"\s*\[Previous\]\s*")
 # Of a CSV: retention, funnels and lifetime value; stickiness; everything else.
 _MOST_ROWS = (300, 2_000, 10_000)
@@ -3031,6 +3270,8 @@ def _by_step(
             if type(value) not in (int, float) and (needed or value is not None):
                 found = f"number {position} of row {number} of {name}"
                 raise _UnreadableError(f"{found} is {_kind(value)}")
+            if needed:
+                row[position - 1] = _count(value, f"number {position} of row {number} of {name}")
     return dict(zip(days, rows, strict=True))
 
 
@@ -3116,7 +3357,7 @@ def _chart_rows(
             above = marked = _filled(row[: len(headings)], above)
             labels = [_PREVIOUS.sub(" ", label).strip() for label in marked]
             is_previous = any(map(_PREVIOUS.search, marked))
-            series = " | ".join(labels)
+            series = _joined(labels)
             if (series, is_previous) in seen:
                 raise _UnreadableError(f"row {number} has the labels of another, {series}")
             seen.add((series, is_previous))
@@ -3133,6 +3374,14 @@ def _chart_rows(
             )
     except csv.Error as error:
         raise _UnreadableError(f"line {lines.line_num} is no CSV ({error})") from None
+
+
+def _joined(labels: Sequence[str]) -> str:
+    """Labels as one text, which no others make: a bar that stands alone in one of several has one
+    more than it came with."""
+    if len(labels) == 1:
+        return labels[0]
+    return " | ".join(_LONE_BARS.sub(r"\g<0>|", label) for label in labels)
 
 
 def _filled(labels: Sequence[str], above: Sequence[str]) -> list[str]:

@@ -15,20 +15,25 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from traceback import StackSummary, walk_tb
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import requests
 from airbyte_cdk.entrypoint import AirbyteEntrypoint
 from airbyte_cdk.logger import PRINT_BUFFER
-from airbyte_cdk.models import AirbyteMessage, AirbyteRecordMessage
+from airbyte_cdk.models import AirbyteMessage, AirbyteRecordMessage, StreamDescriptor
 from airbyte_cdk.sources.concurrent_source.concurrent_read_processor import ConcurrentReadProcessor
 from airbyte_cdk.sources.concurrent_source.concurrent_source import ConcurrentSource
+from airbyte_cdk.sources.concurrent_source.stream_thread_exception import StreamThreadException
 from airbyte_cdk.sources.connector_state_manager import HashableStreamDescriptor
 from airbyte_cdk.sources.streams.concurrent.partitions.types import QueueItem
 from airbyte_cdk.sources.types import Record
 from airbyte_cdk.sources.utils.record_helper import stream_data_to_airbyte_message
+from airbyte_cdk.utils.traced_exception import AirbyteTracedException
+from requests import PreparedRequest
 
 from source_amplitude import components
 
@@ -190,7 +195,41 @@ class BatchingEntrypoint(AirbyteEntrypoint):
         return AirbyteEntrypoint.handle_record_counts(message, counts)
 
 
-class BatchingSource(ConcurrentSource):
+class PlainSource(ConcurrentSource):
+    """Each error is that of the selected stream, and none is a bare one of Python."""
+
+    def _handle_item(
+        self, item: QueueItem, processor: ConcurrentReadProcessor
+    ) -> Iterable[AirbyteMessage]:
+        if isinstance(item, StreamThreadException):
+            item = StreamThreadException(
+                _made_plain(item.exception, item.stream_name), item.stream_name
+            )
+        yield from super()._handle_item(item, processor)
+
+
+def _made_plain(error: Exception, stream: str) -> AirbyteTracedException:
+    """What ended a stream, as an error of this stream: also what the CDK names its parent for.
+
+    An error of Python, which an answer of another form may lead to, becomes a message of ours, with
+    the place where it was raised, but without its own words, as they may quote an answer.
+    """
+    if not isinstance(error, AirbyteTracedException):
+        kind, frames = type(error).__name__, [*walk_tb(error.__traceback__)]
+        values = [value for frame, _ in frames for value in frame.f_locals.values()]
+        asked = [v.url for v in values if isinstance(v, requests.Response | PreparedRequest)]
+        of = f" at the answer to {urlsplit(asked[-1] or '').path}" if asked else ""
+        place = "".join(StackSummary.extract(iter(frames[-8:])).format())
+        error = components.failure(
+            f"The stream {stream} failed{of} in a way that nobody has foreseen ({kind}). Its state "
+            "has not moved past what was read. Report it to the connector's maintainers."
+        )
+        error.internal_message = f"{kind}, raised at\n{place}"
+    error._stream_descriptor = StreamDescriptor(name=stream)
+    return error
+
+
+class BatchingSource(PlainSource):
     """Counts a batch as the records it has in the log, too. One without any is for the cursor only,
     to which the thread that reads shows it."""
 

@@ -37,6 +37,7 @@ from source_amplitude.delivery import (
     ROOM,
     BatchingEntrypoint,
     BatchingSource,
+    PlainSource,
     UnwritableError,
     components_in_batches,
     printing,
@@ -69,6 +70,7 @@ class SourceAmplitude(ConcurrentDeclarativeSource):
             state=state or [],
             **kwargs,
         )
+        self._concurrent_source.__class__ = PlainSource
         if self._config:
             refuse_invalid(self._config, self.resolved_manifest["spec"]["connection_specification"])
 

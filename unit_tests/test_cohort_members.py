@@ -903,10 +903,6 @@ class TestFile:
             (b'1,a\n2,"b\n', "What follows row 1 of {file} can't be read: unexpected end of data."),
             (b'1,a\n2,"b"c\n', "What follows row 1 of {file} can't be read: ',' expected after"),
             (b"1,\xff\n", "What follows row 0 of {file} can't be read: 'utf-8' codec can't decode"),
-            (
-                b"1," + b"x" * 200_000,
-                "What follows row 0 of {file} can't be read: field larger than",
-            ),
         ],
     )
     def test_given_a_row_that_is_no_member_when_extracted_then_it_fails_and_names_the_row(

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -37,6 +38,7 @@ from source_amplitude import components
 from source_amplitude.components import (
     AmplitudeErrorHandler,
     AnnotationTimes,
+    CohortMembersExtractor,
     CsvRowsExtractor,
     DashboardSeriesExtractor,
     ExportArchiveExtractor,
@@ -1025,18 +1027,18 @@ class TestDashboardSeries:
     def test_given_no_group_when_extracted_then_labels_are_not_looked_at(
         self, labels: dict[str, Any]
     ) -> None:
-        data = {"xValues": self.DAYS, "series": [[61.5, 0]], **labels}
+        data = {"xValues": self.DAYS, "series": [[61, 0]], **labels}
         first, second = self.DAYS
         assert self.extract(data) == [
-            {"date": first, "value": 61.5},
+            {"date": first, "value": 61},
             {"date": second, "value": 0},
         ]
         assert self.extract(data, label_field="segment") == [
-            {"date": first, "segment": "(all)", "value": 61.5},
+            {"date": first, "segment": "(all)", "value": 61},
             {"date": second, "segment": "(all)", "value": 0},
         ]
         assert self.extract(data, labelled=True) == [
-            {"date": first, "value": {"0": 61.5}},
+            {"date": first, "value": {"0": 61}},
             {"date": second, "value": {"0": 0}},
         ]
 
@@ -1265,6 +1267,9 @@ class TestDashboardSeries:
             ([[5, True]], "value 2 of series 1 is a boolean"),
             ([[5, float("nan")]], "value 2 of series 1 is null"),
             ([[{"value": 5}, 6]], "value 1 of series 1 is an object"),
+            ([[5, 99.5]], "a value of series 1 is not 0, 1, 2 or so on, as a count should be"),
+            ([[-1, 5]], "a value of series 1 is not 0, 1, 2 or so on, as a count should be"),
+            ([[1e300, 5]], "a value of series 1 is not 0, 1, 2 or so on, as a count should be"),
             ([[5, 6], [7, 8]], "2 series, two of which have the same label"),
             ([[5, 6], [None, None]], "2 series, two of which have the same label"),
         ],
@@ -1275,6 +1280,14 @@ class TestDashboardSeries:
     ) -> None:
         data = {"xValues": self.DAYS, "series": series}
         self.assert_fails({k: v for k, v in data.items() if v is not ...}, found)
+
+    def test_given_counts_as_floats_when_extracted_then_they_are_whole_numbers(self) -> None:
+        found = self.extract({"xValues": self.DAYS, "series": [[99.0, 0.0]]})
+        assert [(type(r["value"]), r["value"]) for r in found] == [(int, 99), (int, 0)]
+
+    def test_given_averages_when_extracted_then_they_come_as_they_are(self) -> None:
+        found = self.extract({"xValues": self.DAYS, "series": [[99.5, 0]]}, averages=True)
+        assert [r["value"] for r in found] == [99.5, 0]
 
     @pytest.mark.parametrize("xs", [{}, {"xValues": None}, {"xValues": []}], ids=str)
     def test_given_numbers_without_days_when_extracted_then_it_fails(
@@ -1287,7 +1300,7 @@ class TestDashboardSeries:
         self.assert_fails(data, "data.series is missing where a list should be")
 
 
-def retained(*counts: int) -> list[dict[str, Any]]:
+def retained(*counts: float) -> list[dict[str, Any]]:
     """Cells as recorded: the size, day 0, day 1 and so on, the last two being unfinished."""
     last = len(counts) - 2
     ids = {"retainedSetId": None, "dropoffSetId": None}
@@ -1365,9 +1378,40 @@ class TestCohorts:
             for number, users, size in ((0, 5, 9), (2, 4, None))
         ]
 
+    @pytest.mark.parametrize("query", ["", "&rm=rolling"])
+    def test_given_a_cohort_when_extracted_then_it_has_a_cell_for_each_day_of_the_window(
+        self, query: str
+    ) -> None:
+        """Of a day that has begun somewhere else only, there may be none."""
+        with freezegun.freeze_time("2024-01-02T12:00:00Z"):
+            found = self.retention({"Jan 1": retained(9, 8)}, query)
+            with pytest.raises(AirbyteTracedException) as failure:
+                self.retention({"Dec 31": retained(9, 8)}, query)
+            revenue = self.revenue({"Dec 31": {"r1d": 1, "r2d": 2}})
+        assert [record["users"] for record in found] == [8]
+        assert "the cohort of Dec 31 has 2 cells" in told(failure)
+        assert [record["revenue"] for record in revenue] == [1, 2]
+
+    def test_given_brackets_that_have_not_begun_when_extracted_then_no_cell_is_missed(self) -> None:
+        found = self.retention({"Dec 31": retained(9, 8)}, "&rb=[[0,1],[1,7]]")
+        assert [record["users"] for record in found] == [8]
+
+    def test_given_nothing_but_nulls_and_no_users_when_extracted_then_there_are_no_records(
+        self,
+    ) -> None:
+        assert self.retention({"Jan 2": [{"count": 0}, {"count": None}]}) == []
+        assert self.revenue({"Jan 2": {"count": 0, "r1d": None}}) == []
+
+    def test_given_counts_as_floats_when_extracted_then_they_are_whole_numbers(self) -> None:
+        [cell] = self.retention({"Jan 2": [{"count": 9.0}, {"count": 8.0, "outof": 9.0}]})
+        [cash] = self.revenue({"Jan 2": {"r1d": -2.5, "count": 9.0, "paid": 1.0}})
+        counts = cell["users"], cell["cohort_size"], cash["users"], cash["paying_users"]
+        assert [(type(count), count) for count in counts] == [(int, n) for n in (8, 9, 9, 1)]
+        assert cash["revenue"] == -2.5
+
     @pytest.mark.parametrize("name", ["Jan 1", "Jan 01", "Jan 01, 2024", "2024-01-01"])
     def test_given_a_date_in_any_form_when_extracted_then_it_is_that_day(self, name: str) -> None:
-        found = [*self.retention({name: retained(9, 8)}), *self.revenue({name: earned(5)})]
+        found = [*self.retention({name: retained(9, 8, 7)}), *self.revenue({name: earned(5)})]
         assert {record["cohort_date"] for record in found} == {"2024-01-01"}
 
     @pytest.mark.parametrize("extractor", [RetentionExtractor, LifetimeValueExtractor])
@@ -1409,10 +1453,43 @@ class TestCohorts:
             ("retention", {"r1d": 5}, "the cohort of Jan 1 is an object where a list should be"),
             ("retention", [], "the cohort of Jan 1 has 0 cells"),
             ("retention", retained(9), "the cohort of Jan 1 has 1 cells"),
-            ("retention", [{}, 5], "cell 1 of the cohort of Jan 1 is a number"),
-            ("retention", [{}, {"count": "1"}], "count of the cohort of Jan 1 is a text"),
-            ("retention", [{}, {"count": True}], "count of the cohort of Jan 1 is a boolean"),
-            ("retention", [{}, {"outof": []}], "outof of the cohort of Jan 1 is an empty list"),
+            ("retention", retained(9, 9), "the cohort of Jan 1 has 2 cells"),
+            ("retention", [{}, 5, {}], "cell 1 of the cohort of Jan 1 is a number"),
+            ("retention", [{}, [], {}], "cell 1 of the cohort of Jan 1 is an empty list"),
+            ("retention", [*retained(9, 9), {}], "cell 2 of the cohort of Jan 1 is without count"),
+            (
+                "retention",
+                [*retained(9, 9), {"outof": 9}],
+                "cell 2 of the cohort of Jan 1 is without count",
+            ),
+            ("retention", [{}, {"count": "1"}, {}], "count of the cohort of Jan 1 is a text"),
+            ("retention", [{}, {"count": True}, {}], "count of the cohort of Jan 1 is a boolean"),
+            (
+                "retention",
+                [{}, {"count": 1, "outof": []}, {}],
+                "outof of the cohort of Jan 1 is an empty list",
+            ),
+            (
+                "retention",
+                retained(9, 99.5, 9),
+                "count of the cohort of Jan 1 is not 0, 1, 2 or so on, as a count should be",
+            ),
+            (
+                "retention",
+                [{"count": 9}, {"count": None}, {"count": None}],
+                "the cohort of Jan 1 has users, but null in all cells",
+            ),
+            ("revenue/ltv", {"count": 3, "r1d": 5}, "the cohort of Jan 1 has no r2d"),
+            (
+                "revenue/ltv",
+                {"count": 3, "r1d": None, "r2d": None},
+                "the cohort of Jan 1 has users, but null on all days",
+            ),
+            (
+                "revenue/ltv",
+                earned(1, count=-3),
+                "count of the cohort of Jan 1 is not 0, 1, 2 or so on, as a count should be",
+            ),
             ("revenue/ltv", None, "the cohort of Jan 1 has no r1d"),
             ("revenue/ltv", [5], "the cohort of Jan 1 has no r1d"),
             ("revenue/ltv", {"count": 3, "r1": 5}, "the cohort of Jan 1 has no r1d"),
@@ -1464,7 +1541,7 @@ class TestList:
         self, element: dict[str, Any]
     ) -> None:
         body = json.dumps({"data": [{"value": ""}, element]}).encode()
-        extractor = ListExtractor(parameters={"needed": "value"})
+        extractor = ListExtractor(parameters={"primary_key": "value"})
         with pytest.raises(AirbyteTracedException) as failure:
             extractor.extract_records(response(body, url="https://amplitude.com/api/2/events/list"))
         assert told(failure) == unreadable("/api/2/events/list", "element 2 has no value")
@@ -1574,6 +1651,11 @@ class TestCsvRows:
     ROWS = b"SKU,Text\r\n" + b"".join(b"%d,%s\r\n" % (n, b"x" * 90) for n in range(1, 3001))
 
     @staticmethod
+    def rows(answer: requests.Response) -> Iterator[Any]:
+        """Those below the headings, which are a row for the filter."""
+        return islice(CsvRowsExtractor().extract_records(answer), 1, None)
+
+    @staticmethod
     @contextmanager
     def served(*parts: bytes) -> Iterator[requests.Response]:
         """The answer of a server that sends all of ``parts`` and hangs up."""
@@ -1603,7 +1685,7 @@ class TestCsvRows:
 
     def test_given_a_length_when_extracted_then_all_rows_come_and_then_the_end(self) -> None:
         with self.served(self.head(f"Content-Length: {len(self.ROWS)}"), self.ROWS) as answer:
-            rows = list(CsvRowsExtractor().extract_records(answer))
+            rows = list(self.rows(answer))
         assert [row["row_number"] for row in rows] == list(range(1, 3001))
         assert rows[-1]["row"] == {"SKU": "3000", "Text": "x" * 90}
 
@@ -1614,7 +1696,7 @@ class TestCsvRows:
         fields = ["Transfer-Encoding: chunked", *["Content-Encoding: gzip"] * is_zipped]
         body = self.chunked(gzip.compress(self.ROWS) if is_zipped else self.ROWS)
         with self.served(self.head(*fields), body + b"0\r\n\r\n") as answer:
-            rows = list(CsvRowsExtractor().extract_records(answer))
+            rows = list(self.rows(answer))
         assert [row["row"]["SKU"] for row in rows] == [str(n) for n in range(1, 3001)]
 
     @pytest.mark.parametrize("is_zipped", [False, True])
@@ -1626,7 +1708,7 @@ class TestCsvRows:
         fields = [f"Content-Length: {len(body)}", *["Content-Encoding: gzip"] * is_zipped]
         with self.served(self.head(*fields), body) as answer:
             assert answer.content == self.ROWS
-            rows = list(CsvRowsExtractor().extract_records(answer))
+            rows = list(self.rows(answer))
         assert [row["row"]["SKU"] for row in rows] == [str(n) for n in range(1, 3001)]
 
     @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -1638,7 +1720,7 @@ class TestCsvRows:
         chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
         head = self.head("Transfer-Encoding: chunked")
         with self.served(head, chunks + b"0\r\n\r\n") as answer:
-            rows = [row["row"] for row in CsvRowsExtractor().extract_records(answer)]
+            rows = [row["row"] for row in list(self.rows(answer))]
         assert rows == [{"SKU": "1", "Text": 'ä\r\n\n😀 "x"'}, {"SKU": "2", "Text": "ü"}]
 
     @pytest.mark.parametrize("framing", ["Content-Length: 300000", "Transfer-Encoding: chunked"])
@@ -1652,7 +1734,7 @@ class TestCsvRows:
             self.served(self.head(framing), body) as answer,
             pytest.raises(AirbyteTracedException) as failure,
         ):
-            rows.extend(CsvRowsExtractor().extract_records(answer))
+            rows.extend(self.rows(answer))
         assert 0 < len(rows) < 3000
         assert re.fullmatch(
             rf"The connection broke after row {len(rows)} of /api/3/lookup_table/a/csv \(\w+\)\. "
@@ -1666,8 +1748,77 @@ class TestCsvRows:
     ) -> None:
         """A table may have 100 MB."""
         with self.served(self.head("Content-Length: 300000000"), self.ROWS) as answer:
-            first = next(iter(CsvRowsExtractor().extract_records(answer)))
+            first = next(self.rows(answer))
         assert first == {"row_number": 1, "row": {"SKU": "1", "Text": "x" * 90}}
+
+
+class _Endless(io.RawIOBase):
+    """A body that begins with ``first`` and goes on with ``rest`` for ever."""
+
+    def __init__(self, first: bytes, rest: bytes) -> None:
+        self._next, self._rest, self.served = first, rest, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        part, self._next = self._next, self._rest * (size // len(self._rest))
+        self.served += len(part)
+        return part
+
+    read1 = read
+
+
+class TestLongRows:
+    """Of both kinds of CSVs: tables as they arrive, members out of a file."""
+
+    URL = "https://amplitude.com/api/3/lookup_table/a/csv"
+    EXTRACTORS = (CsvRowsExtractor, CohortMembersExtractor)
+    HEADINGS = b"amplitude_id,user_id,bio\n"
+
+    @staticmethod
+    def is_row(record: dict[str, Any]) -> bool:
+        return record.get("row_number") != 0  # the headings of a table
+
+    def extract(self, extractor: Any, answer: requests.Response) -> list[Any]:
+        return [row for row in extractor().extract_records(answer) if self.is_row(row)]
+
+    @pytest.mark.parametrize("extractor", EXTRACTORS)
+    @pytest.mark.parametrize("text", ["x" * 131_073, "ä\n" * 3_000_000], ids=["line", "lines"])
+    def test_given_a_cell_that_is_longer_than_csv_allows_when_extracted_then_it_is_whole(
+        self, extractor: Any, text: str
+    ) -> None:
+        body = self.HEADINGS + f'1,a,"{text}"\n2,b,c\n'.encode()
+        found = self.extract(extractor, response(body, url=self.URL))
+        cells = [row.get("row", row.get("properties"))["bio"] for row in found]
+        assert cells == [text, "c"]
+
+    @pytest.mark.parametrize("extractor", EXTRACTORS)
+    def test_given_a_nul_when_extracted_then_it_stays(self, extractor: Any) -> None:
+        body = self.HEADINGS + b'1,a\0b,"c\0\n\0"\n2,"d",e\n'
+        found = self.extract(extractor, response(body, url=self.URL))
+        cells = [row.get("row", row) for row in found]
+        bios = [row.get("row", row.get("properties"))["bio"] for row in found]
+        assert [cell["user_id"] for cell in cells] == ["a\0b", "d"]
+        assert bios == ["c\0\n\0", "e"]
+
+    @pytest.mark.parametrize("extractor", EXTRACTORS)
+    @pytest.mark.parametrize("rest", [b"x", b"xxx\n"], ids=["line", "lines"])
+    def test_given_a_row_without_an_end_when_extracted_then_it_is_refused_while_it_is_read(
+        self, extractor: Any, rest: bytes
+    ) -> None:
+        answer = response(b"", url=self.URL)
+        endless = _Endless(self.HEADINGS + b'1,a,b\n2,b,"', rest)
+        answer.raw = endless
+        found: list[Any] = []
+        with pytest.raises(AirbyteTracedException) as failure:
+            found.extend(row for row in extractor().extract_records(answer) if self.is_row(row))
+        assert failure.value.message == (
+            "What follows row 1 of /api/3/lookup_table/a/csv is a row of more than 16,777,216 "
+            "characters."
+        )
+        assert len(found) == 1
+        assert endless.served < 18_000_000
 
 
 class TestAnnotationTimes:

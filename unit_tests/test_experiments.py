@@ -228,8 +228,24 @@ class TestAll:
         found = errors(output)
         assert found.keys() == {*LISTS, None}
         for stream in LISTS:
-            assert "it names itself as the next page" in (found[stream][0] or "")
+            assert "the last one leads to one that was read before" in (found[stream][0] or "")
         assert numbers(output)["annotations"] == [9]
+
+    def test_given_pages_in_a_circle_when_read_then_each_is_read_once_and_it_fails(self) -> None:
+        def answers(http: HttpMocker, stream: str) -> None:
+            get(http, stream, listed(stream, element(stream, 1), nextCursor=5))
+            get(http, stream, listed(stream, element(stream, 2), nextCursor=10), cursor="5")
+            get(http, stream, listed(stream, element(stream, 3), nextCursor="5"), cursor="10")
+
+        output = read_all(answers, ExpectedOutcome.EXPECT_EXCEPTION)
+        assert numbers(output) == {"annotations": [9], **{stream: [1, 2, 3] for stream in LISTS}}
+        for stream, (path, _, _) in LISTS.items():
+            assert errors(output)[stream] == (
+                f"The pages of {path} can't be followed to their end: the last one leads to one "
+                "that was read before. Try again later; if it stays like this, report it to the "
+                "connector's maintainers.",
+                FailureType.system_error,
+            )
 
     @pytest.mark.parametrize(
         ("elements", "found"),
@@ -255,7 +271,7 @@ class TestAll:
         output = read_all(answers, ExpectedOutcome.EXPECT_EXCEPTION)
         assert numbers(output) == {"annotations": [9], **{stream: [] for stream in LISTS}}
         for stream, (_, _, name) in LISTS.items():
-            needed = "version" if stream == "flag_versions" else "id"
+            needed = "flagConfig.id" if stream == "flag_versions" else "id"
             message, failure_type = errors(output)[stream]
             assert found.format(name=name, needed=needed) in (message or "")
             assert failure_type is FailureType.system_error
@@ -542,12 +558,14 @@ class TestDeployments:
             (1234567890123456, "…"),
             ([self.SECRET], "…"),
         ]
-        sent = {"id": 1, "label": "backend", "deleted": False}
+        sent = {"label": "backend", "deleted": False}
         with HttpMocker() as http:
-            deployments = [{**sent, "key": key} for key, _ in ends]
+            deployments = [{**sent, "id": n, "key": key} for n, (key, _) in enumerate(ends)]
             get(http, "deployments", listed("deployments", *deployments))
             output = full("deployments")
-        assert records(output) == [{**sent, "id": "1", "key": end} for _, end in ends]
+        assert records(output) == [
+            {**sent, "id": str(n), "key": end} for n, (_, end) in enumerate(ends)
+        ]
 
     def test_given_no_key_when_read_then_there_is_none(self) -> None:
         with HttpMocker() as http:

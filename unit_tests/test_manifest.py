@@ -215,6 +215,19 @@ def test_every_extractor_is_one_that_refuses_empty_records() -> None:
     }
 
 
+def test_every_list_is_held_against_the_primary_key_of_its_stream() -> None:
+    streams: list[Any] = SourceAmplitude(config=EVERYTHING).streams(EVERYTHING)
+    keys = {s.name: s.as_airbyte_stream().source_defined_primary_key for s in streams}
+    found = {
+        name: r.record_selector.extractor.parameters["primary_key"]
+        for name, r in retrievers().items()
+        if type(r.record_selector.extractor).__name__ == "ListExtractor"
+    }
+    assert len(found) > 15
+    for name, key in found.items():
+        assert keys[name] == [[part] for part in ([key] if isinstance(key, str) else key)]
+
+
 def test_every_stream_adds_the_name_of_the_project() -> None:
     transformations = {
         name: [type(t).__name__ for t in r.record_selector.transformations]

@@ -766,13 +766,13 @@ class TestLists:
         with HttpMocker() as http:
             http.get(
                 HttpRequest("https://amplitude.com/api/2/events/list", headers=AUTHORIZATION),
-                answer([{**event_type, "timeline_hidden": sent}, event_type]),
+                answer([{**event_type, "timeline_hidden": sent}, {**event_type, "id": 2}]),
             )
             output = read_stream("events_list", config(), sync_mode=SyncMode.full_refresh)
         shown = {} if delivered is None else {"timeline_hidden": delivered}
         assert [repr(record) for record in records(output)] == [
             repr({**event_type, **shown}),
-            repr(event_type),
+            repr({**event_type, "id": 2}),
         ]
 
     @pytest.mark.parametrize("element", [{}, [], "", None, "text"], ids=repr)
@@ -788,7 +788,7 @@ class TestLists:
             )
             http.get(
                 HttpRequest("https://amplitude.com/api/2/events/list"),
-                answer([{"id": 1, "name": None}, {"id": None}, {"id": 3}]),
+                answer([{"id": 1, "name": None}, {"id": 2}, {"id": 3}]),
             )
             output = read_stream(
                 "events",
