@@ -1481,7 +1481,7 @@ def _check_archive(
         begins = filter_secrets(repr(spooled.read(80)))
         raise zipfile.BadZipFile(f"{error}; it begins with {begins}") from error
     if damaged:
-        raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
+        raise zipfile.BadZipFile(f"the checksum of {_name(damaged)} does not match")
 
 
 def _member_count(spooled: IO[bytes]) -> int:
@@ -1505,7 +1505,8 @@ def _unpacked(
         with archive.open(member) as packed:
             yield io.BufferedReader(gunzip(fileobj=packed), _CHUNK_BYTES)
     except _UNZIP_ERRORS as error:
-        raise _DamagedMember(f"Member {member.filename} can't be unpacked ({error})") from error
+        name = _name(member.filename)
+        raise _DamagedMember(f"Member {name} can't be unpacked ({error})") from error
 
 
 class LeftOutEvent(dict[str, Any]):
@@ -2622,7 +2623,10 @@ class CohortDownloads(SavedState):
             for done in each["cursor"].get("slices", []):
                 # What is due has a window, also after a state that lies at the end of all.
                 done["end"] = done["start"]
-                computed_at, turn = done["most_recent_cursor_value"], turns.get(str(each["partition"]), {})
+                computed_at, turn = (
+                    done["most_recent_cursor_value"],
+                    turns.get(str(each["partition"]), {}),
+                )
                 saved.append((each["partition"].get("cohort_id"), computed_at, turn))
         retriever: Any = self.declarative_stream.retriever
         retriever.partition_router["saved"] = saved

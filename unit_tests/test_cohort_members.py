@@ -7,6 +7,7 @@ import copy
 import gzip
 import io
 import json
+import logging
 import re
 import sqlite3
 import tempfile
@@ -25,14 +26,18 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import requests
 import requests_mock
+from airbyte_cdk.logger import AirbyteLogFormatter
 from airbyte_cdk.manifest_server.command_processor.processor import ManifestCommandProcessor
 from airbyte_cdk.manifest_server.command_processor.utils import build_catalog, build_source
-from airbyte_cdk.models import FailureType
+from airbyte_cdk.models import FailureType, SyncMode
+from airbyte_cdk.test.catalog_builder import CatalogBuilder
 from airbyte_cdk.test.entrypoint_wrapper import EntrypointOutput
+from airbyte_cdk.test.entrypoint_wrapper import read as read_source
 from airbyte_cdk.test.mock_http import HttpMocker, HttpRequest, HttpResponse
 from airbyte_cdk.test.models.outcome import ExpectedOutcome
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 
+from source_amplitude import SourceAmplitude
 from source_amplitude.components import CohortFileErrorHandler, CohortMembersExtractor
 from unit_tests.helpers import (
     AUTHORIZATION,
@@ -178,7 +183,7 @@ class FakeAmplitude:
         self._asked: Counter[str] = Counter()
         self._statuses = statuses
 
-    def get(self, url: str, *answers: dict[str, Any]) -> Any:
+    def get(self, url: str | re.Pattern[str], *answers: dict[str, Any]) -> Any:
         """Answer one address otherwise, the last of the answers for ever."""
         return self._http.get(url, list(answers))
 
@@ -446,6 +451,30 @@ class TestWhichAreDownloaded:
             lists(http, cohort("a"), {"size": 1}, used=None)
             output = failed()
         assert "element 2 has no id" in first_error(output)[0]
+
+    def test_given_names_that_are_long_or_cannot_be_seen_when_read_then_they_are_escaped_and_cut(
+        self,
+    ) -> None:
+        strange = "a\nb\x1b[31m\u202e" + "x" * 300
+        shown = "a\\nb\\x1b[31m\\u202e" + "x" * 82
+        of_groups = cohort("g", definition={"countGroup": {"name": strange}})
+        seen = []
+        with FakeAmplitude(cohort(strange), cohort("b", "soon"), of_groups) as amplitude:
+            first = failed(cohort_ids=[strange, "g", f"{strange}y"], num_workers=1)
+            amplitude.get(
+                re.compile("/request-status/"), {"text": json.dumps({"async_status": "FAILED"})}
+            )
+            second = failed(num_workers=1)
+        assert saved(first) == {strange: AT_T2}
+        for output in (first, second):
+            seen += [line for line in logged(output) if "\\u202e" in line]
+            assert not said(output, "x" * 83)
+            assert not [line for line in seen if "\u202e" in line]
+        messages = [error.trace.error.message or "" for error in second.errors]  # type: ignore[union-attr]
+        assert any(text.startswith(f"The members of cohort {shown} could ") for text in messages)
+        assert said(first, f"does not list: {shown}.")
+        assert said(first, f"left out: g ({shown}).")
+        assert said(first, f"Cohort {shown}, computed at ")
 
     def test_given_the_eu_when_read_then_its_host_is_asked(self) -> None:
         with FakeAmplitude(cohort("a")) as amplitude:
@@ -1503,6 +1532,37 @@ class TestStorage:
         assert "a.csv?... (Refused)" in message
         assert failure_type is FailureType.transient_error
         self.assert_untold(output, capsys)
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            f"{STORAGE}?X-Amz-Credential=AKIA0123456789%2F20240103%2Fs3&X-Amz-Signature={'ab0' * 9}"
+            "&X-Amz-Security-Token=IQoJb3JpZ2lu%2F%2Bx%3D%3D01234567",
+            f"{STORAGE}/{'ab0' * 9}",
+        ],
+        ids=["signed", "without a query"],
+    )
+    def test_given_debug_logs_when_read_then_the_address_of_the_storage_is_in_none(
+        self, address: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        logger, lines = logging.getLogger("airbyte"), io.StringIO()
+        handler = logging.StreamHandler(lines)
+        handler.setFormatter(AirbyteLogFormatter())
+        monkeypatch.setattr(logger, "handlers", [*logger.handlers, handler])
+        monkeypatch.setattr(logger, "level", logger.level)
+        settings = config()
+        catalog = CatalogBuilder().with_stream("cohort_members", SyncMode.incremental).build()
+        with FakeAmplitude(cohort("a")) as amplitude:
+            amplitude.get(FILE, {"status_code": 302, "headers": {"Location": address}})
+            stored = amplitude.get(address, {"text": ONE})
+            source = SourceAmplitude(catalog=catalog, config=settings, state=[])
+            output = read_source(source, settings, catalog, debug=True)
+        assert output.errors == []
+        assert stored.call_count == len(records(output)) == 1
+        logged_lines = lines.getvalue()
+        assert "No policies matched for endpoint " in logged_lines
+        for secret in ("ab0ab0", "AKIA", "20240103%2Fs3", "IQoJb3JpZ2lu", "01234567"):
+            assert secret not in logged_lines
 
     @staticmethod
     def assert_untold(output: EntrypointOutput, capsys: pytest.CaptureFixture[str]) -> None:
