@@ -2562,7 +2562,7 @@ def _computed_at(value: Any) -> str | None:
     Raises ``ValueError`` or ``OverflowError`` for what names no moment with certainty.
     """
     text = "" if value is None else str(value).strip()
-    if text in ("", "0"):
+    if text in ("", "0", "0.0"):
         return None
     if match := _TIME_WITH_ZONE.fullmatch(text):
         day, clock, seconds, zone = match.groups(":00")

@@ -304,13 +304,14 @@ class TestWhichAreDownloaded:
             cohort("empty", size=0),
             cohort("null", None),
             cohort("zero", 0),
+            cohort("zero as a float", 0.0),
         ]
         with HttpMocker() as http:
             lists(http, *skipped, used=None)
             output = read()
         assert records(output) == []
         assert said(output, "cohorts") == [
-            "4 cohorts, 4 of them wanted: 0 of groups, 1 archived, 1 empty, 2 never computed, 0 "
+            "5 cohorts, 5 of them wanted: 0 of groups, 1 archived, 1 empty, 3 never computed, 0 "
             "unchanged, 0 to be downloaded."
         ]
 
@@ -684,6 +685,19 @@ class TestTurns:
         assert cursor_of("a", first) == {"computed_at": NEVER, "turn": 1}
         assert cursor_of("b", first) == {"computed_at": NEVER}
         assert saved(again) == {"a": NEVER, "b": AT_T2, "c": AT_T2}
+
+    def test_given_a_month_that_is_used_up_when_read_by_many_workers_then_one_cohort_is_asked_for(
+        self,
+    ) -> None:
+        with FakeAmplitude(*(cohort(f"c{n}") for n in range(10))) as amplitude:
+            asked = amplitude.get(
+                re.compile("/api/5/cohorts/request/c[0-9][?]"),
+                {"text": "No more for you", "status_code": 429},
+            )
+            output = failed(num_workers=5)
+        assert asked.call_count == 4
+        assert len({request.path for request in asked.request_history}) == 1
+        assert len(said(output, "waits for the next sync: no more downloads")) == 9
 
     def test_given_two_refusals_of_the_same_words_when_read_then_the_second_is_the_last(
         self,
