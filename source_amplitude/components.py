@@ -2972,7 +2972,8 @@ class CohortFileErrorHandler(AmplitudeErrorHandler):
                 media_type = answer.headers.get("Content-Type", "of no type")
                 found += f", {media_type}, no CSV with amplitude_id and user_id"
         except requests.RequestException as error:
-            cause, found = error, f"broke off ({type(error).__name__})"
+            why = error if isinstance(error, _CutOffError) else type(error).__name__
+            cause, found = error, f"broke off ({why})"
         answer.close()
         message = (
             f"The answer of {urlsplit(answer.url).hostname}, from where a cohort's members were to "
@@ -3000,6 +3001,10 @@ def _hidden_address(extract: Callable[[Any], str], request: Any) -> str:
     return address
 
 
+class _CutOffError(requests.ConnectionError):
+    """A body that shows by itself that it is not whole."""
+
+
 def _spool_members(response: requests.Response) -> IO[bytes]:
     """The body in a file that vanishes with the process, read from its beginning.
 
@@ -3021,7 +3026,7 @@ def _spool_members(response: requests.Response) -> IO[bytes]:
             return _gunzipped(unpacked) if _is_gzip(unpacked) else unpacked
         spooled.seek(-min(1, spooled.seek(0, io.SEEK_END)), io.SEEK_END)
         if spooled.read(1) not in (b"", b"\n", b"\r"):
-            raise requests.ConnectionError("it ends within a line")
+            raise _CutOffError("it ends within a line")
         spooled.seek(0)
     return spooled
 
@@ -3036,7 +3041,7 @@ def _is_gzip(spooled: IO[bytes]) -> bool:
 def _gunzipped(packed: IO[bytes]) -> IO[bytes]:
     """What a gzip holds, in a file like it, read from its beginning.
 
-    Raises ``requests.ConnectionError`` for one that is cut off or damaged.
+    Raises ``_CutOffError`` for one that is cut off or damaged.
     """
     packed.seek(0)
     with _kept_open(tempfile.TemporaryFile()) as spooled:
@@ -3051,7 +3056,7 @@ def _unpacked_chunk(unpacked: gzip.GzipFile) -> bytes:
     try:
         return unpacked.read(_CHUNK_BYTES)
     except (EOFError, OSError, zlib.error) as error:
-        raise requests.ConnectionError(f"its gzip is damaged ({error})") from error
+        raise _CutOffError(f"its gzip is damaged: {error}") from error
 
 
 @dataclass
