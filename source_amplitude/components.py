@@ -62,6 +62,7 @@ from airbyte_cdk.models import AirbyteRecordMessageFileReference, FailureType
 from airbyte_cdk.sources.declarative.auth.declarative_authenticator import DeclarativeAuthenticator
 from airbyte_cdk.sources.declarative.datetime.datetime_parser import DatetimeParser
 from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordExtractor
+from airbyte_cdk.sources.declarative.incremental import ConcurrentPerPartitionCursor
 from airbyte_cdk.sources.declarative.interpolation import InterpolatedString
 from airbyte_cdk.sources.declarative.interpolation.macros import (
     now_utc,
@@ -168,6 +169,16 @@ def _escaped(text: str) -> set[str]:
 def _excerpt(text: str, length: int) -> str:
     """The beginning of a text without secrets: of one that is cut first, a part may stay."""
     return filter_secrets(text)[:length]
+
+
+def _name(text: Any) -> str:
+    """A name that others gave, on one line of what can be seen, and not a long one."""
+    return _excerpt("".join(map(_seen, str(text)[:400])), 100)
+
+
+def _seen(character: str) -> str:
+    is_seen = character.isprintable()
+    return character if is_seen else character.encode("unicode_escape").decode("ascii")
 
 
 def _error_text(response: requests.Response) -> str:
@@ -1552,7 +1563,7 @@ def _check_archive(
         begins = filter_secrets(repr(spooled.read(80)))
         raise zipfile.BadZipFile(f"{error}; it begins with {begins}") from error
     if damaged:
-        raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
+        raise zipfile.BadZipFile(f"the checksum of {_name(damaged)} does not match")
 
 
 def _member_count(spooled: IO[bytes]) -> int:
@@ -1576,7 +1587,8 @@ def _unpacked(
         with archive.open(member) as packed:
             yield io.BufferedReader(gunzip(fileobj=packed), _CHUNK_BYTES)
     except _UNZIP_ERRORS as error:
-        raise _DamagedMember(f"Member {member.filename} can't be unpacked ({error})") from error
+        name = _name(member.filename)
+        raise _DamagedMember(f"Member {name} can't be unpacked ({error})") from error
 
 
 class LeftOutEvent(dict[str, Any]):
@@ -2574,6 +2586,15 @@ def _with_text(value: Any, path: Sequence[str]) -> Any:
 _STRANGE_POLLS = 5
 _MEMBER_COLUMNS = ("amplitude_id", "user_id")
 _GIVE_WAY_ROWS = 64
+# After so many failures in a row, a cohort lets so many of its turns pass before it is tried again.
+_FAILURES, _TURNS_PASSED = 3, 4
+# Of what a state says of a cohort's downloads beside its cursor: numbers, and a text.
+_TURN_NUMBERS, _TURN_TEXTS = ("turn", "failed", "passed"), ("downloaded",)
+_TIME_WITH_ZONE = re.compile(
+    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d)?(?:\.\d+)? ?(Z|[+-]\d\d:?\d\d)", re.ASCII | re.I
+)
+# Of an address, what may be a secret by itself.
+_SECRET_CHARACTERS = 20
 _MEMBERS_ADVICE = (
     "It is held there while it is read. Make room, or point the environment variable TMPDIR to a "
     "folder with more."
@@ -2589,69 +2610,136 @@ class CohortDownloadsRouter(SubstreamPartitionRouter):
     built-in router takes all that a parent lists, and knows neither states nor other parents'
     records.
 
-    ``saved`` has a pair for each cohort that was downloaded before, its id and when the members
-    of then were computed; ``CohortDownloads`` fills it in. ``per_sync`` is the number of downloads
-    of one sync, ``share_left`` the share of a month's that others are left.
-    Out: ``{"cohort_id": "a"}`` with ``computed_at`` and ``size`` as extra fields.
+    ``saved`` has a triple for each cohort that had its turn before: its id, when the members of
+    its last download were computed, and its turn; ``CohortDownloads`` fills it in. ``per_sync`` is
+    the number of downloads of one sync, ``share_left`` the share of a month's that others are left.
 
-    Raises ``AirbyteTracedException`` for a time of computation that can't be read.
+    The longest without a turn comes first, whatever became of it: who fails is not in the way of
+    others. ``turns`` has, by cohort, ``turn`` (the number of the sync of its last), ``failed`` (how
+    often in a row), ``passed`` (turns that it let pass since) and ``downloaded`` (the computation
+    downloaded last, if the cursor does not tell).
+
+    Out: ``{"cohort_id": "a"}`` with extra fields: ``size``; ``moved_at``, when it was computed, and
+    ``computed_at``, the same, but now where that is to come; or a ``problem``, for which it fails.
     """
 
     per_sync: str
     share_left: str
-    saved: list[tuple[str, str]] = field(default_factory=list)
+    saved: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        super().__post_init__(parameters)
+        self.turns = {cohort_id: turn for cohort_id, _, turn in self.saved if turn}
+        self.turn = 1 + max((turn.get("turn", 0) for turn in self.turns.values()), default=0)
 
     def stream_slices(self) -> Iterable[StreamSlice]:
         cohorts, usage = self.parent_stream_configs
-        due = self._due(_records_of(cohorts))
+        due, unreadable = self._due(_records_of(cohorts))
+        yield from unreadable
         if not due:
             return
         count, reason = self._allowed(usage)
-        if waiting := [cohort.partition["cohort_id"] for cohort in due[count:]]:
-            more = len(waiting) - _NAMES_LOGGED
+        taken, passing, waiting = self._in_turn(due, count)
+        if passing:
+            _LOGGER.warning(
+                f"{len(passing)} of {len(due)} cohorts to be downloaded are left out of this sync, "
+                f"since their downloads failed {_FAILURES} times in a row or more. They are tried "
+                f"once in {_TURNS_PASSED + 1} of their turns: {_names(passing)}."
+            )
+        if waiting:
             _LOGGER.warning(
                 f"{len(waiting)} of {len(due)} cohorts to be downloaded wait for the next sync, "
-                f"where they come first, since {reason}: {', '.join(waiting[:_NAMES_LOGGED])}"
-                f"{f' and {more} more' if more > 0 else ''}."
+                f"where they come first, since {reason}: {_names(waiting)}."
             )
-        yield from due[:count]
+        yield from taken
 
-    def _due(self, cohorts: Iterable[Mapping[str, Any]]) -> list[StreamSlice]:
-        """A slice for each cohort that has moved, the longest not downloaded first."""
-        saved, due = dict(self.saved), []
+    def _in_turn(
+        self, due: Iterable[StreamSlice], count: int
+    ) -> tuple[list[StreamSlice], list[str], list[str]]:
+        """Of cohorts in their order: whose members are downloaded, who lets a turn pass, who waits
+        for one."""
+        taken: list[StreamSlice] = []
+        passing, waiting = [], []
+        for cohort in due:
+            cohort_id = cohort.partition["cohort_id"]
+            turn = self.turns.get(cohort_id, {})
+            passed = turn.get("passed", 0)
+            if len(taken) == count:
+                waiting.append(cohort_id)
+            elif turn.get("failed", 0) >= _FAILURES and passed < _TURNS_PASSED:
+                self.turns[cohort_id] = {**turn, "turn": self.turn, "passed": passed + 1}
+                passing.append(cohort_id)
+            else:
+                taken.append(cohort)
+        return taken, passing, waiting
+
+    def _due(
+        self, cohorts: Iterable[Mapping[str, Any]]
+    ) -> tuple[list[StreamSlice], list[StreamSlice]]:
+        """A slice for each cohort that has moved, the longest without a turn first, and one for
+        each of which that can't be told."""
         by_id = {str(cohort["id"]): cohort for cohort in cohorts}
         wanted = dict.fromkeys(str(each).strip() for each in self.config.get("cohort_ids") or by_id)
         if unknown := [each for each in wanted if each not in by_id]:
-            named = ", ".join(unknown[:_NAMES_LOGGED])
+            named = ", ".join(map(_name, unknown[:_NAMES_LOGGED]))
             _LOGGER.warning(f"Cohorts (cohort_ids) names what Amplitude does not list: {named}.")
         if of_groups := [each for each in wanted if each in by_id and _group_type(by_id[each])]:
-            named = ", ".join(f"{each} ({_group_type(by_id[each])})" for each in of_groups)
+            named = ", ".join(f"{_name(c)} ({_name(_group_type(by_id[c]))})" for c in of_groups)
             _LOGGER.warning(
                 "Cohorts of groups have no users as members, and are left out: "
                 f"{named[: _NAMES_LOGGED * 20]}."
             )
-        counts = dict.fromkeys(("of groups", "archived", "empty", "never computed", "unchanged"), 0)
-        for cohort_id, cohort in ((each, by_id[each]) for each in wanted if each in by_id):
-            if _group_type(cohort):
-                counts["of groups"] += 1
-            elif cohort.get("archived"):
-                counts["archived"] += 1
-            elif cohort.get("size") == 0:
-                counts["empty"] += 1
-            elif not (computed_at := _computed_at(cohort_id, cohort.get("lastComputed"))):
-                counts["never computed"] += 1
-            elif computed_at <= saved.get(cohort_id, ""):
-                counts["unchanged"] += 1
-            else:
-                extra = {"computed_at": computed_at, "size": cohort.get("size")}
-                partition = {"cohort_id": cohort_id, "parent_slice": {}}
-                due.append(StreamSlice(partition=partition, cursor_slice={}, extra_fields=extra))
+        saved = {cohort_id: computed_at for cohort_id, computed_at, _ in self.saved}
+        found: dict[str, list[StreamSlice]] = {}
+        for cohort_id in (each for each in wanted if each in by_id):
+            kind, extra = self._standing(cohort_id, by_id[cohort_id], saved.get(cohort_id, ""))
+            partition = {"cohort_id": cohort_id, "parent_slice": {}}
+            cohort = StreamSlice(partition=partition, cursor_slice={}, extra_fields=extra)
+            found.setdefault(kind, []).append(cohort)
+        due = found.get("due", [])
+        kinds = "of groups", "archived", "empty", "never computed", "unchanged"
         _LOGGER.info(
             f"{len(by_id)} cohorts, {len(wanted) - len(unknown)} of them wanted: "
-            f"{', '.join(f'{count} {kind}' for kind, count in counts.items())}, "
+            f"{', '.join(f'{len(found.get(kind, []))} {kind}' for kind in kinds)}, "
             f"{len(due)} to be downloaded."
         )
-        return sorted(due, key=lambda cohort: saved.get(cohort.partition["cohort_id"], ""))
+
+        def place(cohort: StreamSlice) -> tuple[int, int, str]:
+            cohort_id = cohort.partition["cohort_id"]
+            turn = self.turns.get(cohort_id, {})
+            return turn.get("turn", 0), turn.get("failed", 0), saved.get(cohort_id, "")
+
+        return sorted(due, key=place), found.get("unreadable", [])
+
+    def _standing(
+        self, cohort_id: str, cohort: Mapping[str, Any], saved: str
+    ) -> tuple[str, dict[str, Any]]:
+        """Whether a cohort is due, and the extra fields of its slice."""
+        if _group_type(cohort):
+            return "of groups", {}
+        if cohort.get("archived"):
+            return "archived", {}
+        if cohort.get("size") == 0:
+            return "empty", {}
+        try:
+            moved_at = _computed_at(cohort.get("lastComputed"))
+        except (OverflowError, ValueError):
+            said = _excerpt(json.dumps(cohort["lastComputed"]), 40)
+            return "unreadable", {
+                "problem": f"When cohort {_name(cohort_id)} was computed can't be read: "
+                f"lastComputed is {said}, where seconds since 1970 should be. It is left out, the "
+                "others are read. Report it to Amplitude's support; to go without it, name the "
+                "others under Cohorts (cohort_ids)."
+            }
+        if not moved_at:
+            return "never computed", {}
+        if moved_at <= saved or moved_at == self.turns.get(cohort_id, {}).get("downloaded"):
+            return "unchanged", {}
+        return "due", {
+            "size": cohort.get("size"),
+            "moved_at": moved_at,
+            "computed_at": _not_to_come(cohort_id, moved_at),
+        }
 
     def _allowed(self, usage: ParentStreamConfig) -> tuple[int, str]:
         """How many downloads this sync may take, and what bounds it."""
@@ -2671,6 +2759,9 @@ class CohortDownloadsRouter(SubstreamPartitionRouter):
                 f"How many cohort downloads of this month are left is not known ({text}). This "
                 f"sync takes at most {per_sync}."
             )
+            return by_field
+        if limit < 0:
+            _LOGGER.info(f"Cohort downloads of this month have no limit ({text}).")
             return by_field
         left, kept = max(0, limit - used), math.ceil(limit * share)
         _LOGGER.info(
@@ -2696,18 +2787,47 @@ def _group_type(cohort: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) and name != "User" else None
 
 
-def _computed_at(cohort_id: str, seconds: Any) -> str | None:
-    """When a cohort was computed, from epoch seconds; None when it never was."""
-    if not seconds:
+def _names(cohort_ids: Sequence[str]) -> str:
+    more = len(cohort_ids) - _NAMES_LOGGED
+    named = ", ".join(map(_name, cohort_ids[:_NAMES_LOGGED]))
+    return f"{named} and {more} more" if more > 0 else named
+
+
+def _computed_at(value: Any) -> str | None:
+    """When a cohort was computed, from epoch seconds, milliseconds, or a time with a zone; None
+    when it never was.
+
+    Raises ``ValueError`` or ``OverflowError`` for what names no moment with certainty.
+    """
+    text = "" if value is None else str(value).strip()
+    if text in ("", "0", "0.0"):
         return None
-    try:
-        return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
-    except (OSError, OverflowError, TypeError, ValueError):
-        raise failure(
-            f"When cohort {cohort_id} was computed can't be read: lastComputed is "
-            f"{_excerpt(json.dumps(seconds), 40)}, where seconds since 1970 should be. No cohort "
-            "was downloaded. Report it to Amplitude's support."
-        ) from None
+    if match := _TIME_WITH_ZONE.fullmatch(text):
+        day, clock, seconds, zone = match.groups(":00")
+        local = datetime.strptime(f"{day}T{clock}{seconds}{zone.upper()}", "%Y-%m-%dT%H:%M:%S%z")
+        moment = local.astimezone(timezone.utc)
+    else:
+        number = float(text) if re.fullmatch(r"\d{1,15}(\.\d+)?", text, re.ASCII) else 0
+        # From 2001 to 5138; what lies in between may be either.
+        if 1e12 <= number < 1e14:
+            number /= 1000
+        elif not 1e9 <= number < 1e11:
+            raise ValueError("no time")
+        moment = datetime.fromtimestamp(number, timezone.utc)
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _not_to_come(cohort_id: str, moved_at: str) -> str:
+    """When a cohort was computed, or now where that is more than a day to come: what comes then
+    would be older, and never the latest."""
+    now = datetime.now(timezone.utc)
+    if moved_at <= f"{now + timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}":
+        return moved_at
+    _LOGGER.warning(
+        f"Cohort {_name(cohort_id)} is said to be computed at {moved_at}, which is to come. Its "
+        "members are given the time of this sync, and are downloaded again when that changes."
+    )
+    return f"{now:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _usage(answers: Sequence[Any]) -> tuple[int | None, int | None, str]:
@@ -2733,14 +2853,109 @@ class CohortDownloads(SavedState):
     """
 
     def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
-        migrated = super().migrate(stream_state)
+        migrated, saved = super().migrate(stream_state), []
+        turns = {
+            str(each["partition"]): _turn(each["cursor"]) for each in stream_state.get("states", ())
+        }
+        for each in migrated["states"]:
+            for done in each["cursor"].get("slices", []):
+                # What is due has a window, also after a state that lies at the end of all.
+                done["end"] = done["start"]
+                computed_at, turn = (
+                    done["most_recent_cursor_value"],
+                    turns.get(str(each["partition"]), {}),
+                )
+                saved.append((each["partition"].get("cohort_id"), computed_at, turn))
         retriever: Any = self.declarative_stream.retriever
-        retriever.partition_router.saved = [
-            (each["partition"].get("cohort_id"), done["most_recent_cursor_value"])
-            for each in migrated["states"]
-            for done in each["cursor"].get("slices", [])
-        ]
+        retriever.partition_router["saved"] = saved
         return migrated
+
+
+def _turn(cursor: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cohort's saved state says of its downloads beside its cursor."""
+    numbers = {name: cursor.get(name) for name in _TURN_NUMBERS}
+    texts = {name: cursor.get(name) for name in _TURN_TEXTS}
+    return {
+        **{name: n for name, n in numbers.items() if type(n) is int and n > 0},
+        **{name: text for name, text in texts.items() if isinstance(text, str)},
+    }
+
+
+@dataclass
+class CohortMembersRetriever(Retriever):
+    """What ``retriever`` reads, with a state after each cohort that tells of its turn, too.
+
+    The CDK's cursor of a stream with partitions knows nothing but the cursor's value, and prints a
+    state every ten minutes at most: what had been delivered since would be downloaded again after
+    a sync that was killed. No component can take its place, so this one is made another. A turn is
+    in the state before its job is made, so that one that never ends is not the first for ever.
+    """
+
+    retriever: SimpleRetriever
+    partition_router: CohortDownloadsRouter
+    cursor: ConcurrentPerPartitionCursor
+
+    def __post_init__(self) -> None:
+        self.cursor.__class__ = _CohortsCursor
+        requester: Any = self.retriever.requester
+        requester.cursor = self.cursor
+
+    def read_records(
+        self, records_schema: Mapping[str, Any], stream_slice: StreamSlice | None = None
+    ) -> Iterable[StreamData]:
+        cohort, count = stream_slice or StreamSlice(partition={}, cursor_slice={}), 0
+        if problem := cohort.extra_fields.get("problem"):
+            raise failure(problem)
+        for record in self.retriever.read_records(records_schema, cohort):
+            yield record
+            count += 1
+        cursor: Any = self.cursor
+        cursor.succeeded(cohort, count)
+
+
+class _CohortsCursor(ConcurrentPerPartitionCursor):
+    """As its base; the state of each cohort has its turn, as in ``CohortDownloadsRouter.turns``,
+    beside ``computed_at``, which is all that versions before 0.12 read."""
+
+    _partition_router: CohortDownloadsRouter
+
+    @property
+    def state(self) -> MutableMapping[str, Any]:
+        state = super().state
+        for each in state.get("states", ()):
+            each["cursor"] |= self._partition_router.turns.get(each["partition"]["cohort_id"], {})
+        return state
+
+    def begun(self, cohort: StreamSlice) -> None:
+        self._note(cohort, turn=self._partition_router.turn, passed=0)
+
+    def failed(self, cohort: StreamSlice) -> None:
+        turn = self._partition_router.turns[cohort.partition["cohort_id"]]
+        self._note(cohort, failed=turn.get("failed", 0) + 1)
+
+    def came_without_rows(self, cohort: StreamSlice) -> None:
+        self._note(cohort, downloaded=cohort.extra_fields["moved_at"])
+
+    def succeeded(self, cohort: StreamSlice, count: int) -> None:
+        """Its rows have been passed on, unless it was put off; a state follows."""
+        router, extra = self._partition_router, cohort.extra_fields
+        if router.turns.get(cohort.partition["cohort_id"], {}).get("turn") == router.turn:
+            is_told = count and extra["moved_at"] == extra["computed_at"]
+            with self._lock:
+                self._set(cohort, failed=0, downloaded="" if is_told else extra["moved_at"])
+
+    def _note(self, cohort: StreamSlice, **changes: Any) -> None:
+        with self._lock:
+            self._set(cohort, **changes)
+            self._emit_state_message()
+
+    def _set(self, cohort: StreamSlice, **changes: Any) -> None:
+        turns, cohort_id = self._partition_router.turns, cohort.partition["cohort_id"]
+        changed = {**turns.get(cohort_id, {}), **changes}
+        turns[cohort_id] = {name: value for name, value in changed.items() if value}
+
+    def _throttle_state_message(self) -> float | None:
+        return time.time()
 
 
 @dataclass(kw_only=True)
@@ -2751,7 +2966,12 @@ class CohortMembersRequester(HttpRequester):
     (``status_requester``: ``/:request_id``), and downloads (``/:request_id/file``). What has to be
     asked again, and when to give up, is said by their error handlers; a job that fails is not made
     anew, since each takes one of the project's downloads of the month. The built-in retriever for
-    such jobs makes up to three, and doesn't ask again for a file that broke off.
+    such jobs makes up to three, and doesn't ask again for a file that broke off. A file that can't
+    be read, or has less than half of the cohort's size while the cohort was not computed anew
+    (``list_requester``), is asked for once more.
+
+    Jobs are made one after the other. When one is not, for a reason that is not the cohort's (the
+    month is used up, in whatever words; keys; no answer), it was the last of the sync.
 
     A test read of the Builder is given the members of one cohort only, the first.
 
@@ -2760,56 +2980,124 @@ class CohortMembersRequester(HttpRequester):
 
     creation_requester: HttpRequester
     status_requester: HttpRequester
+    list_requester: HttpRequester
 
     def __post_init__(self, parameters: Mapping[str, Any]) -> None:
         super().__post_init__(parameters)
-        self._first = threading.Lock()
+        self.cursor: Any = None  # CohortMembersRetriever sets it
+        self._first, self._making = threading.Lock(), threading.Lock()
+        # Whose job was not made, so that no more are, and what was said of others.
+        self._last, self._refusals = "", set[str]()
 
     def send_request(self, *_: Any, **options: Any) -> requests.Response | None:
         cohort: StreamSlice = options["stream_slice"]
         cohort_id, size = cohort.partition["cohort_id"], cohort.extra_fields["size"]
+        name = _name(cohort_id)
         # The factory makes one for test reads only. The lock is never given back.
         if options.get("log_formatter") and not self._first.acquire(blocking=False):
-            _LOGGER.info(f"Cohort {cohort_id}: a test read downloads one cohort, not this one.")
+            _LOGGER.info(f"Cohort {name}: a test read downloads one cohort, not this one.")
             return None
         try:
-            job = self._job(cohort_id)
-            self.status_requester.send_request(path=job)
-            response = super().send_request(path=f"{job}/file")
-            if response is None:
+            if not (job := self._job(cohort)):
+                _LOGGER.warning(
+                    f"Cohort {name} waits for the next sync: no more downloads are asked for in "
+                    f"this one, since that of cohort {_name(self._last)} was refused."
+                )
                 return None
-            spooled: Any = response.raw
-            count = sum(1 for _ in _members(spooled, f"the file of job {job}"))
+            self.status_requester.send_request(path=job)
+            response, count = self._file(cohort, job)
         except AirbyteTracedException as error:
+            if cohort_id == self._last:
+                ends = "no more downloads are asked for in this sync. The next one goes on."
+            else:
+                self.cursor.failed(cohort)
+                ends = (
+                    "the next sync tries again, which takes another of the month's downloads. To "
+                    "go without it, name the others under Cohorts (cohort_ids)."
+                )
             raise failure(
-                f"The members of cohort {cohort_id} could not be read. {error.internal_message} "
-                "What the destination has of this cohort stays as it is, and the next sync tries "
-                "again, which takes another of the month's downloads. To go without it, name the "
-                "others under Cohorts (cohort_ids).",
+                f"The members of cohort {name} could not be read. {error.internal_message} "
+                f"What the destination has of this cohort stays as it is, and {ends}",
                 error.failure_type or FailureType.system_error,
             ) from error
-        ends = "" if count else " Nothing is stored of it, and the next sync asks again."
+        spooled: Any = response.raw
+        ends = "" if count else " Nothing is stored of it until it is computed anew."
         _LOGGER.info(
-            f"Cohort {cohort_id}, computed at {cohort.extra_fields['computed_at']}: {count:,} "
-            f"members, where its size is given as {size}; {spooled.tell():,} bytes.{ends}"
+            f"Cohort {name}, computed at {cohort.extra_fields['moved_at']}: {count:,} members, "
+            f"where its size is given as {size}; {spooled.tell():,} bytes.{ends}"
         )
         spooled.seek(0)
         return response
 
-    def _job(self, cohort_id: str) -> str:
-        """The path of a new job, which takes one of the downloads of the month."""
+    def _job(self, cohort: StreamSlice) -> str | None:
+        """The path of a new job, which takes one of the downloads of the month; None when no more
+        are made in this sync."""
         keys = self.config.get("cohort_member_properties") or []
-        created = self.creation_requester.send_request(
-            path=quote(cohort_id, safe=""),
-            request_params={"props": "1", "propKeys": keys} if keys else {"props": "0"},
-        )
+        cohort_id = cohort.partition["cohort_id"]
+        with self._making:
+            if self._last:
+                return None
+            self.cursor.begun(cohort)
+            try:
+                created = self.creation_requester.send_request(
+                    path=quote(cohort_id, safe=""),
+                    request_params={"props": "1", "propKeys": keys} if keys else {"props": "0"},
+                )
+            except AirbyteTracedException as error:
+                # A refusal of this cohort alone is one that nobody can mend, and not said again.
+                said = str(error.internal_message)
+                is_of_cohort = error.failure_type is FailureType.system_error
+                if not is_of_cohort or said in self._refusals:
+                    self._last = cohort_id
+                self._refusals.add(said)
+                raise
         if created is None:
-            raise failure(f"Amplitude did not answer to the request for cohort {cohort_id}.")
+            raise failure(f"Amplitude did not answer to the request for cohort {_name(cohort_id)}.")
         with _reading(created) as answer:
             request_id = answer.get("request_id") if isinstance(answer, dict) else None
             if not request_id or not isinstance(request_id, str | int):
                 raise _UnreadableError(f"request_id is {_kind(request_id)}")
         return quote(str(request_id), safe="")
+
+    def _file(self, cohort: StreamSlice, job: str) -> tuple[requests.Response, int]:
+        """The file of a job, read through, and how many members it has."""
+        size = cohort.extra_fields["size"]
+        has_size = type(size) is int
+        for is_last in (False, True):
+            response = super().send_request(path=f"{job}/file")
+            if response is None:
+                raise failure("Amplitude did not answer to the request for its file.")
+            spooled: Any = response.raw
+            with _kept_open(spooled):
+                try:
+                    count = sum(1 for _ in _members(spooled, f"the file of job {_name(job)}"))
+                except AirbyteTracedException as error:
+                    if is_last:
+                        raise
+                    said = error.internal_message
+                else:
+                    said = f"The file has {count:,} members, where its size is given as {size}."
+                    if not has_size or 2 * count >= size or (is_last and self._has_moved(cohort)):
+                        return response, count
+                    if is_last and not count:
+                        self.cursor.came_without_rows(cohort)
+                    if is_last:
+                        raise failure(
+                            f"{said} That is less than half, and the cohort was not computed anew."
+                        )
+            spooled.close()
+            _LOGGER.warning(f"{said} It is asked for once more.")
+        raise AssertionError
+
+    def _has_moved(self, cohort: StreamSlice) -> bool:
+        """Whether a cohort was computed anew since this sync has listed it."""
+        listed = self.list_requester.send_request()
+        if listed is None:
+            raise failure("Amplitude did not answer to the request for its cohorts.")
+        with _reading(listed) as answer:
+            found = {str(each.get("id")): each for each in _list_at(["cohorts"], answer)}
+            computed = found.get(cohort.partition["cohort_id"], {}).get("lastComputed")
+            return _computed_at(computed) not in (None, cohort.extra_fields["moved_at"])
 
 
 @dataclass
@@ -2882,14 +3170,20 @@ class CohortFileErrorHandler(AmplitudeErrorHandler):
     """A CSV of members counts as a success only when all of it has arrived.
 
     In: a response with an unread body, of Amplitude or of the storage to which it redirects. Out:
-    the same response with ``raw`` replaced by a temporary file that holds the body and begins with
-    headings. The CDK never retries a streamed body that breaks off.
+    the same response with ``raw`` replaced by a temporary file that holds the body, begins with
+    headings and ends with a line, or was in a gzip that has its end. The CDK never retries a
+    streamed body that breaks off, and takes a gzip without its end for a whole one.
 
     Raises ``DefaultBackoffException``, which has the CDK ask Amplitude's own link again, for a body
     that breaks off or is something else, and for all that the storage refuses: Amplitude leads to
     an address there that is valid for a minute, and gives a fresh one each time. That address, a
-    secret for as long, is in no message.
+    secret for as long, is in no message, and hidden in what the CDK logs.
     """
+
+    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        super().__post_init__(parameters)
+        if self.api_budget:
+            _hide_addresses(self.api_budget)
 
     def interpret_response(
         self, response_or_exception: requests.Response | Exception | None
@@ -2916,7 +3210,8 @@ class CohortFileErrorHandler(AmplitudeErrorHandler):
                 media_type = answer.headers.get("Content-Type", "of no type")
                 found += f", {media_type}, no CSV with amplitude_id and user_id"
         except requests.RequestException as error:
-            cause, found = error, f"broke off ({type(error).__name__})"
+            why = error if isinstance(error, _CutOffError) else type(error).__name__
+            cause, found = error, f"broke off ({why})"
         answer.close()
         message = (
             f"The answer of {urlsplit(answer.url).hostname}, from where a cohort's members were to "
@@ -2926,28 +3221,65 @@ class CohortFileErrorHandler(AmplitudeErrorHandler):
         raise DefaultBackoffException(answer.request, cause, message, FailureType.transient_error)
 
 
+def _hide_addresses(budget: APIBudget) -> None:
+    """Have a budget keep the addresses secret to which Amplitude leads: ``--debug`` logs each."""
+    if "_extract_endpoint" not in vars(budget):
+        extract = partial(_hidden_address, budget._extract_endpoint)
+        budget._extract_endpoint = extract  # type: ignore[method-assign]
+
+
+def _hidden_address(extract: Callable[[Any], str], request: Any) -> str:
+    address = extract(request)
+    parts = urlsplit(address)
+    if not (parts.hostname or "").endswith("amplitude.com"):
+        values = [value for _, value in parse_qsl(parts.query)]
+        for secret in (parts.query or address, *values):
+            if len(secret) >= _SECRET_CHARACTERS:
+                keep_secret(secret)
+    return address
+
+
+class _CutOffError(requests.ConnectionError):
+    """A body that shows by itself that it is not whole."""
+
+
 def _spool_members(response: requests.Response) -> IO[bytes]:
     """The body in a file that vanishes with the process, read from its beginning.
 
-    Raises ``requests.RequestException`` when the connection breaks off, ``AirbyteTracedException``
-    when the disk refuses.
+    Raises ``requests.RequestException`` when the connection breaks off, or the body has no end,
+    ``AirbyteTracedException`` when the disk refuses.
     """
+    headers = getattr(response.raw, "headers", {})
+    if "gzip" in headers.get("Content-Encoding", ""):
+        # Who unpacks on the way does not miss its end.
+        del headers["Content-Encoding"]
     with (
         _storing("A cohort's CSV", Path(tempfile.gettempdir()), _MEMBERS_ADVICE),
         _kept_open(tempfile.TemporaryFile()) as spooled,
     ):
         _spool(response, spooled, "Members of a cohort")
-        spooled.seek(0)
-        if spooled.read(2) == b"\x1f\x8b":  # a gzip that no Content-Encoding has told of
-            return _gunzipped(spooled)
+        if _is_gzip(spooled):
+            unpacked = _gunzipped(spooled)
+            # One for the way, which Content-Encoding tells of, and one that is the file.
+            return _gunzipped(unpacked) if _is_gzip(unpacked) else unpacked
+        spooled.seek(-min(1, spooled.seek(0, io.SEEK_END)), io.SEEK_END)
+        if spooled.read(1) not in (b"", b"\n", b"\r"):
+            raise _CutOffError("it ends within a line")
         spooled.seek(0)
     return spooled
+
+
+def _is_gzip(spooled: IO[bytes]) -> bool:
+    spooled.seek(0)
+    begins = spooled.read(2)
+    spooled.seek(0)
+    return begins == b"\x1f\x8b"
 
 
 def _gunzipped(packed: IO[bytes]) -> IO[bytes]:
     """What a gzip holds, in a file like it, read from its beginning.
 
-    Raises ``requests.ConnectionError`` for one that is cut off or damaged.
+    Raises ``_CutOffError`` for one that is cut off or damaged.
     """
     packed.seek(0)
     with _kept_open(tempfile.TemporaryFile()) as spooled:
@@ -2962,7 +3294,7 @@ def _unpacked_chunk(unpacked: gzip.GzipFile) -> bytes:
     try:
         return unpacked.read(_CHUNK_BYTES)
     except (EOFError, OSError, zlib.error) as error:
-        raise requests.ConnectionError(f"its gzip is damaged ({error})") from error
+        raise _CutOffError(f"its gzip is damaged: {error}") from error
 
 
 @dataclass

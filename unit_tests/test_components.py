@@ -417,6 +417,21 @@ class TestExportErrorHandler:
         with pytest.raises(DefaultBackoffException, match="the checksum of"):
             self.handler.interpret_response(response(bytes(body)))
 
+    @pytest.mark.parametrize("is_flipped", [True, False], ids=["checksum", "gzip"])
+    def test_given_a_member_of_a_strange_name_then_it_is_escaped_and_cut(
+        self, is_flipped: bool
+    ) -> None:
+        strange = "a\nb\x1b[31m\u202e" + "x" * 300
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as zipped:
+            zipped.writestr(strange, b"not a gzip")
+        body = bytearray(packed.getvalue())
+        body[body.index(b"not a gzip")] ^= is_flipped
+        url = "https://amplitude.com/api/2/export?start=20240101T07&end=20240101T07"
+        with pytest.raises(DefaultBackoffException) as failure:
+            self.handler.interpret_response(response(bytes(body), url=url))
+        assert f"a\\nb\\x1b[31m\\u202e{'x' * 82} " in str(failure.value)
+
     def test_given_a_folder_that_can_not_be_written_then_the_error_names_tmpdir(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
