@@ -58,7 +58,11 @@ from weakref import WeakKeyDictionary
 import orjson
 import pytz
 import requests
-from airbyte_cdk.models import AirbyteRecordMessageFileReference, FailureType
+from airbyte_cdk.models import (
+    AirbyteRecordMessageFileReference,
+    FailureType,
+    StreamDescriptor,
+)
 from airbyte_cdk.sources.declarative.auth.declarative_authenticator import DeclarativeAuthenticator
 from airbyte_cdk.sources.declarative.datetime.datetime_parser import DatetimeParser
 from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordExtractor
@@ -107,6 +111,8 @@ _LOGGER = logging.getLogger("airbyte")
 _CHUNK_BYTES = 256 * 1024
 _REPORT_SECONDS = 30
 _NAMES_LOGGED = 100
+# Keys of Amplitude have 32 characters and more.
+_SHORTEST_SECRET = 8
 # Some 980 levels can be printed, fewer the deeper the stack is that prints.
 _MAX_DEPTH = 500
 _DAY_OF_QUERY = re.compile(r"\d{8}", re.ASCII)
@@ -148,7 +154,10 @@ def refusal(message: str) -> AirbyteTracedException:
 
 def keep_secret(text: str) -> None:
     """Have the CDK hide a text in what it logs, also escaped as JSON, as Python or for a URL, or
-    twice: ``--debug`` writes headers as Python does, in JSON."""
+    twice: ``--debug`` writes headers as Python does, in JSON. What is too short for a secret stays:
+    all words that have it in them would be hidden."""
+    if len(text) < _SHORTEST_SECRET:
+        return
     for form in {text, *(twice for once in _escaped(text) for twice in (once, *_escaped(once)))}:
         add_to_secrets(form)
 
@@ -851,7 +860,7 @@ class SecretiveBearerAuthenticator(DeclarativeAuthenticator):
     """HTTP Bearer with the key of the config's field ``key_field``, for the reasons above.
 
     Raises ``AirbyteTracedException`` (config error) for a key that no header can hold: what is
-    raised when it is sent would quote it.
+    raised when it is sent would quote it. Not before, so that other streams can be read.
     """
 
     config: Mapping[str, Any]
@@ -860,14 +869,14 @@ class SecretiveBearerAuthenticator(DeclarativeAuthenticator):
 
     def __post_init__(self) -> None:
         [self._key] = _hidden_keys(self.config, self.key_field)
+
+    @property
+    def token(self) -> str:
         if not re.fullmatch("[!-~]+", self._key):
             raise refusal(
                 f"Management API Key ({self.key_field}) is not valid: it has a blank in between "
                 "or a character that is not ASCII."
             )
-
-    @property
-    def token(self) -> str:
         return f"Bearer {self._key}"
 
 
@@ -1142,6 +1151,8 @@ class FromSlice(_Transformation):
 # -------------------------------------------------------------------------------------------------
 # 4 State: what has been read, and what is to be read again
 # -------------------------------------------------------------------------------------------------
+# Where a migrated state has what a partition without one begins with.
+NEW_PARTITION = "new_partition"
 
 
 @dataclass
@@ -1158,6 +1169,13 @@ class SavedState(StateMigration):
     such a state. Out: ``{"state_type": "date-range", "slices": [{...}]}``, one for each partition
     of a stream that has some; a partition without a state has everything before it.
 
+    Of streams with units (``cursor_granularity``), a state also has the first that it holds, in
+    ``from``: the CDK prints what it is given as ``legacy``. When Start Date is moved back, what
+    lies before it is read. Until that is done, what was done before is in ``later``, and the cursor
+    value lies back there, so that versions that don't know of it read all again. A state without
+    ``from`` is taken to hold all from the Start Date of when it is first read here
+    (``assumed_from``), with a warning in every sync.
+
     Raises ``AirbyteTracedException`` (config error) for a state that can't be read.
     """
 
@@ -1173,40 +1191,113 @@ class SavedState(StateMigration):
         refuse_unusable(self.config)
 
     def should_migrate(self, stream_state: Mapping[str, Any]) -> bool:
-        return any(not key.startswith("__ab_") for key in stream_state)
+        return bool(self._unit or _without_marks(stream_state))
 
     def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
-        retriever: Any = self.declarative_stream.retriever
-        if not getattr(retriever, "partition_router", None):
-            return self._done(stream_state)
-        if "state" in stream_state and "states" not in stream_state:
+        saved, retriever = _without_marks(stream_state), self.declarative_stream.retriever
+        self._assumed, self._moved_back = set[datetime](), set[datetime]()
+        migrated: Mapping[str, Any]
+        if getattr(retriever, "partition_router", None):
+            # What is not here yet is for the cursor of a process of our own.
+            migrated = {"states": self._done_by_partition(saved), NEW_PARTITION: self._done({})}
+        else:
+            migrated = self._done(saved)
+        self._log_beginnings()
+        return migrated
+
+    def _done_by_partition(self, saved: Mapping[str, Any]) -> list[dict[str, Any]]:
+        is_global = "state" in saved or saved.get("use_global_cursor")
+        if is_global and "states" not in saved:
             _LOGGER.warning(
                 f"The saved state of the stream {self.declarative_stream.name} is one for all of "
                 "its partitions, of which there were more than 10,000. All are read anew."
             )
-            return {"states": []}
+            return []
         try:
-            saved = [(each["partition"], each["cursor"]) for each in stream_state["states"]]
+            states = saved["states"] if saved else []
+            pairs = [(each["partition"], each["cursor"]) for each in states]
         except (LookupError, TypeError):
-            raise self._unreadable(f"it is {dict(stream_state)}") from None
-        return {"states": [{"partition": p, "cursor": self._done(cursor)} for p, cursor in saved]}
+            raise self._unreadable(f"it is {saved}") from None
+        for partition, cursor in pairs:
+            if not (_is_partition(partition) and isinstance(cursor, dict)):
+                raise self._unreadable(f"it has a partition {partition} with a cursor {cursor}")
+        return [{"partition": p, "cursor": self._done(cursor)} for p, cursor in pairs]
 
-    def _done(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _done(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
         cursor: Any = self.declarative_stream.incremental_sync
-        saved = self._cursor_value(stream_state, cursor.cursor_field)
-        if saved in (None, ""):
+        value = self._cursor_value(saved, cursor.cursor_field) if saved else None
+        is_new = value in (None, "")
+        if is_new and not self._unit:
             return {}
         start = self._evaluate(cursor.start_datetime.datetime)
         newest = self._evaluate(cursor.end_datetime.max_datetime) - parse_duration(self.beyond)
-        state = self._parse(saved, cursor)
-        if state > newest:
-            _LOGGER.warning(
-                f"The saved state of the stream {self.declarative_stream.name} lies in the future "
-                f"({saved}). It is set back to "
-                f"{DatetimeParser().format(newest, cursor.datetime_format)}."
-            )
-            state = newest
-        done = state - parse_duration(self._interpolate(self.read_again))
+        noted, spans = "from", [(start, start)]
+        if not is_new:
+            state = self._parse(value, cursor)
+            if state > newest:
+                _LOGGER.warning(
+                    f"The saved state of the stream {self.declarative_stream.name} lies in the "
+                    f"future ({value}). It is set back to {self._written(newest)}."
+                )
+                state = newest
+            noted, spans = self._spans(saved, start, state)
+        if spans[0][1] <= start:
+            noted, began = "from", start
+        elif (began := spans[0][0]) > start:
+            self._moved_back.add(began)
+            began = start
+        if noted != "from":
+            self._assumed.add(began)
+        spans = [(max(begin, start), end) for begin, end in spans if end > start]
+        if not spans or spans[0][0] > start:
+            spans.insert(0, (start, start))
+        dones = [self._done_until(min(end, newest), newest) for _, end in spans]
+        # What is to be read again as a whole is as good as not read.
+        first, *later = (
+            (begin, max(begin, done), end)
+            for n, ((begin, end), done) in enumerate(zip(spans, dones, strict=True))
+            if not n or done > begin
+        )
+        slices = [first, *((begin + self._unit, done, end) for begin, done, end in later)]
+        names = ("start", "end", "most_recent_cursor_value")
+        migrated = {
+            "state_type": "date-range",
+            "slices": [
+                dict(zip(names, map(self._written, times), strict=True)) for times in slices
+            ],
+        }
+        if not self._unit:
+            return migrated
+        legacy: dict[str, Any] = {noted: self._written(began + self._unit)}
+        if later:
+            legacy["later"] = [
+                {"from": self._written(begin), "to": self._written(end)}
+                for begin, _, end in slices[1:]
+            ]
+        return {**migrated, "legacy": legacy}
+
+    def _spans(
+        self, saved: Mapping[str, Any], start: datetime, state: datetime
+    ) -> tuple[str, list[tuple[datetime, datetime]]]:
+        """What a state holds, from a moment on, that excluded, to another, the earliest first; and
+        by which name it notes the first."""
+        if not self._unit:
+            return "from", [(start, state)]
+        cursor: Any = self.declarative_stream.incremental_sync
+        noted = "from" if "from" in saved else "assumed_from"
+        try:
+            began = self._parse(saved[noted], cursor) - self._unit if noted in saved else start
+            later = [
+                (self._parse(each["from"], cursor) - self._unit, self._parse(each["to"], cursor))
+                for each in saved.get("later", [])
+            ]
+        except (LookupError, TypeError):
+            raise self._unreadable(f"it is {saved}") from None
+        return noted, [(began, state), *(span for span in later if span[1] > state)]
+
+    def _done_until(self, state: datetime, newest: datetime) -> datetime:
+        """The last moment that is not to be read again."""
+        done: datetime = state - parse_duration(self._interpolate(self.read_again))
         begins = done + timedelta(days=1)
         match (self.parameters or {}).get("period"):
             case "week":
@@ -1215,20 +1306,34 @@ class SavedState(StateMigration):
                 done -= timedelta(days=begins.day - 1)
         if done >= newest:  # what lies beyond is not to be read
             done = newest + parse_duration(self.beyond)
-        slice_of_done = {
-            "start": start,
-            "end": max(start, done),
-            "most_recent_cursor_value": max(start, state),
-        }
-        return {
-            "state_type": "date-range",
-            "slices": [
-                {
-                    name: DatetimeParser().format(time, cursor.datetime_format)
-                    for name, time in slice_of_done.items()
-                },
-            ],
-        }
+        return done
+
+    def _log_beginnings(self) -> None:
+        name = self.declarative_stream.name
+        if self._moved_back:
+            _LOGGER.info(
+                f"Start Date (start_date) was moved back before {self._first(self._moved_back)}, "
+                f"with which the stream {name} began: what lies between is loaded now."
+            )
+        if self._assumed:
+            _LOGGER.warning(
+                f"The saved state of the stream {name} does not say what it began with: an older "
+                f"version wrote it. It is taken to hold all from {self._first(self._assumed)} on. "
+                "If Start Date (start_date) was moved back to that after the first sync, what lies "
+                "between was not loaded: refresh the stream in Airbyte."
+            )
+
+    def _first(self, beginnings: set[datetime]) -> str:
+        return self._written(min(beginnings) + self._unit)
+
+    @property
+    def _unit(self) -> Any:
+        cursor: Any = self.declarative_stream.incremental_sync
+        return cursor.cursor_granularity and parse_duration(cursor.cursor_granularity)
+
+    def _written(self, time: datetime) -> str:
+        cursor: Any = self.declarative_stream.incremental_sync
+        return DatetimeParser().format(time, cursor.datetime_format)
 
     def _cursor_value(self, state: Mapping[str, Any], field: str) -> Any:
         if field in state:
@@ -1262,10 +1367,25 @@ class SavedState(StateMigration):
         )
 
     def _unreadable(self, reason: str) -> AirbyteTracedException:
-        return refusal(
-            f"The saved state of the stream {self.declarative_stream.name} can't be read: "
-            f"{reason}. Clear the stream's data in Airbyte, or mend its state."
+        name = self.declarative_stream.name
+        error = refusal(
+            f"The saved state of the stream {name} can't be read: {_excerpt(reason, 500)}. Clear "
+            "the stream's data in Airbyte, or mend its state."
         )
+        # By this, a process of our own knows which stream to leave out.
+        error._stream_descriptor = StreamDescriptor(name=name or "")
+        return error
+
+
+def _without_marks(stream_state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state without what the CDK writes for streams that have none."""
+    return {key: value for key, value in stream_state.items() if not key.startswith("__ab_")}
+
+
+def _is_partition(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(each, str | int) or _is_partition(each) for each in value.values()
+    )
 
 
 # -------------------------------------------------------------------------------------------------
