@@ -551,6 +551,14 @@ _LISTS_OF_FILTERS = {
 _SALT = re.compile("[!-~]{16,64}")
 # Of the 1,000 that Amplitude grants in five minutes: requests of others must fit in beside it.
 _MOST_PER_REQUEST = 200
+# Of each kind of report, what it can't do without
+_KINDS = {
+    "segmentation": "events",
+    "funnel": "events",
+    "retention": "kind",
+    "composition": "property",
+    "chart": "chart_id",
+}
 # Of a funnel's step, and of retention; other reports have 1 (api_budget says the same).
 _QUERY_TYPES = {"funnel": 2, "retention": 8}
 # Conditions that each group-by counts as.
@@ -644,6 +652,7 @@ def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
     try:
         names = [report["name"] for report in reports]
         for report in reports:
+            _refuse_wrong_types(report["query"], f"{title}: {report['name']}")
             _refuse_unusable_query(report["query"], f"{title}: {report['name']}")
             _refuse_dear(report["query"], f"{title}: {report['name']}")
     except (AttributeError, KeyError, TypeError) as error:
@@ -654,9 +663,47 @@ def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
             raise refusal(f"{title}: {names.count(name)} reports have the name {name}.")
 
 
+def _refuse_wrong_types(query: Mapping[str, Any], title: str) -> None:
+    """Raise for what the spec says as well, but only a process of our own asks before templates."""
+    if not isinstance(kind := query["kind"], str) or kind not in _KINDS:
+        raise refusal(f"{title}: kind is {_kind_or_text(kind)}, not one of {', '.join(_KINDS)}.")
+    for name, value in query.items():
+        if value is None or value == "":
+            continue
+        match name:
+            case "events" | "group_by":
+                wanted = "a list of texts"
+                is_right = isinstance(value, list) and all(isinstance(v, str) for v in value)
+            case "filters":
+                wanted = "a list of filters with a property and values"
+                is_right = isinstance(value, list) and all(map(_is_filter, value))
+            case "conversion_window_days":
+                wanted = "a whole number"
+                is_right = type(value) in (int, float) and value % 1 == 0
+            case _:
+                wanted, is_right = "a text", isinstance(value, str)
+        if not is_right:
+            raise refusal(f"{title}: {name} is {_kind(value)} where {wanted} should be.")
+    if not query.get(_KINDS[kind]):
+        raise refusal(f"{title}: {_KINDS[kind]} is missing.")
+    if (interval := query.get("interval") or "day") not in _INTERVALS:
+        raise refusal(f"{title}: interval is {interval!r}, not one of {', '.join(_INTERVALS)}.")
+
+
+def _kind_or_text(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else _kind(value)
+
+
+def _is_filter(value: Any) -> bool:
+    match value:
+        case {"property": str(), "values": [*values]}:
+            return all(isinstance(each, str) for each in values)
+    return False
+
+
 def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
     """Raise for what the spec can't say: JSON in a text, and what depends on another field."""
-    texts = [*query.get("events", []), *(query.get(n) for n in ("start_event", "return_event"))]
+    texts = [*(query.get("events") or []), *(query.get(n) for n in ("start_event", "return_event"))]
     for text in filter(None, texts):
         event = _parsed(text, title) if _is_json(text) else {"event_type": text}
         groups = event.get("group_by") or [] if isinstance(event, dict) else None
@@ -709,8 +756,8 @@ def _is_bracket(bracket: Any) -> bool:
 
 
 def _is_json(event: str) -> bool:
-    """Whether an event of a report is an event object in JSON, not a name."""
-    return event.lstrip().startswith("{")
+    """Whether an event of a report is an event object in JSON, not a name such as ``{a}``."""
+    return bool(re.match(r'\s*\{\s*["}]', event))
 
 
 def _parsed(text: str, title: str) -> Any:
