@@ -48,7 +48,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
@@ -612,6 +612,7 @@ def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
     for name, values in lists.items():
         if not isinstance(values, list) or not all(isinstance(v, str) and v for v in values):
             raise refusal(f"{titles[name]} is not valid: it must be a list of texts.")
+    lists = {name: [*_names(values)] for name, values in lists.items()}
     only, without, dropped, hashed = lists
     for one, other in ((only, without), (dropped, hashed)):
         if both := sorted(set(lists[one]) & set(lists[other])):
@@ -645,6 +646,18 @@ def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
             f"{titles[hashed]} needs Hash Salt (hash_salt): without a secret, anybody could find "
             "the values by trying."
         )
+
+
+def _names(typed: Iterable[str]) -> frozenset[str]:
+    """Names that people typed, as they are and without blanks at their ends. Those may be a slip or
+    the name's own: what is to be dropped must not stay for either."""
+    return frozenset(name for each in typed for name in (each, each.strip()) if name)
+
+
+def _log_blanks(typed: Iterable[str], title: str) -> None:
+    if with_blanks := sorted({each for each in typed if each != each.strip()}):
+        quoted = ", ".join(map(repr, with_blanks[:_NAMES_LOGGED]))
+        _LOGGER.warning(f"{title}: blanks at the ends of names are taken off as well: {quoted}.")
 
 
 def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
@@ -1702,17 +1715,17 @@ class EventFilter:
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self._only, self._without, dropped, hashed = (
-            frozenset(config.get(name) or ()) for name in _LISTS_OF_FILTERS
-        )
+        lists = [config.get(name) or () for name in _LISTS_OF_FILTERS]
+        _log_blanks(chain(*lists), "Filter Events")
+        self._only, self._without, dropped, hashed = map(_names, lists)
         salt = (config.get("hash_salt") or "").strip()
         if salt:
             keep_secret(salt)
         self._keyed = blake2b(key=salt.encode(), digest_size=32)
         self._edits = {c: _Edits.of(dropped, hashed, c) for c in (None, *_PROPERTY_COLUMNS)}
         self._edits_any = bool(dropped or hashed)
-        self._unseen_types = set(self._only | self._without)
-        self._unseen_names = set(dropped | hashed)
+        self._unseen_types = {name.strip() or name for name in self._only | self._without}
+        self._unseen_names = {name.strip() or name for name in dropped | hashed}
         self._logged: list[str] = []
         self.read = self.left_out = 0
 
@@ -1727,7 +1740,7 @@ class EventFilter:
         event_type = event.get("event_type")
         if not isinstance(event_type, str):
             event_type = ""
-        self._unseen_types.discard(event_type)
+        self._unseen_types.discard(event_type.strip() or event_type)
         passes = event_type not in self._without and (not self._only or event_type in self._only)
         if passes and self._edits_any:
             self._edit_event(event)
@@ -1782,7 +1795,11 @@ class EventFilter:
         for key, (hashes, names) in found:
             # What is dropped by one name is not hashed by another.
             is_hashed[key] = hashes and is_hashed.get(key, True)
-            self._unseen_names.difference_update(names)
+            self._unseen_names.difference_update(name.strip() or name for name in names)
+            if self._unseen_names and type(container[key]) in _NESTED:
+                # What is named in it, too, goes with it.
+                below = {name for name in self._unseen_names if f".{key}." in f".{name}"}
+                self._unseen_names -= below
         for key, hashes in is_hashed.items():
             if not hashes:
                 del container[key]
@@ -2550,6 +2567,7 @@ class CohortDownloadsRouter(SubstreamPartitionRouter):
         saved, due = dict(self.saved), []
         by_id = {str(cohort["id"]): cohort for cohort in cohorts}
         wanted = dict.fromkeys(str(each).strip() for each in self.config.get("cohort_ids") or by_id)
+        _log_blanks(map(str, self.config.get("cohort_ids") or ()), "Cohorts")
         if unknown := [each for each in wanted if each not in by_id]:
             named = ", ".join(unknown[:_NAMES_LOGGED])
             _LOGGER.warning(f"Cohorts (cohort_ids) names what Amplitude does not list: {named}.")
