@@ -10,12 +10,13 @@ import tempfile
 import threading
 import time
 from ast import literal_eval
-from collections.abc import Generator, Iterator, Mapping, MutableMapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from airbyte_cdk.entrypoint import AirbyteEntrypoint
 from airbyte_cdk.logger import PRINT_BUFFER
@@ -28,6 +29,8 @@ from airbyte_cdk.models import (
     Status,
     StreamDescriptor,
 )
+from airbyte_cdk.sources.concurrent_source.concurrent_read_processor import ConcurrentReadProcessor
+from airbyte_cdk.sources.concurrent_source.stream_thread_exception import StreamThreadException
 from airbyte_cdk.sources.declarative.concurrent_declarative_source import (
     ConcurrentDeclarativeSource,
     TestLimits,
@@ -37,6 +40,8 @@ from airbyte_cdk.sources.declarative.incremental.concurrent_partition_cursor imp
 )
 from airbyte_cdk.sources.streams.concurrent.abstract_stream import AbstractStream
 from airbyte_cdk.sources.streams.concurrent.cursor import ConcurrentCursor
+from airbyte_cdk.sources.streams.concurrent.partitions.types import QueueItem
+from airbyte_cdk.sources.streams.http.exceptions import BaseBackoffException
 from airbyte_cdk.utils.airbyte_secrets_utils import filter_secrets, get_secrets, update_secrets
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from airbyte_cdk.utils.yaml_loader import safe_load_yaml
@@ -60,6 +65,8 @@ _ENDS = (signal.SIGINT, signal.SIGTERM)
 _FLUSH_CHARACTERS = 64 * 1024
 _SILENCE_SECONDS = 50.0
 _PARTITIONS_PER_WINDOW = 100
+# How the CDK begins what it says of attempts.
+_USED_UP = ("Exhausted available request attempts", "API rate limit exceeded")
 
 
 class SourceAmplitude(ConcurrentDeclarativeSource):
@@ -362,12 +369,35 @@ def _messages(args: list[str]) -> Generator[str, None, None]:
     # The CDK reads each file once more, which a pipe does not give twice.
     for name, content in given.items():
         setattr(source, f"read_{name}", partial(_given, content))
-    source._concurrent_source.__class__ = BatchingSource
+    source._concurrent_source.__class__ = _Source
     yield from _Entrypoint(source).run(parsed)
 
 
 def _given(content: Any, _: str) -> Any:
     return content
+
+
+class _Source(BatchingSource):
+    """Names a request whose attempts are used up: the CDK says neither stream nor endpoint."""
+
+    def _handle_item(
+        self, item: QueueItem, processor: ConcurrentReadProcessor
+    ) -> Iterable[AirbyteMessage]:
+        if isinstance(item, StreamThreadException):
+            _name_request(item.exception, item.stream_name)
+        yield from super()._handle_item(item, processor)
+
+
+def _name_request(error: Exception, stream: str) -> None:
+    cause = getattr(error, "_exception", None)
+    if not (isinstance(error, AirbyteTracedException) and isinstance(cause, BaseBackoffException)):
+        return
+    if (error.message or "").startswith(_USED_UP) and cause.request is not None:
+        url = urlsplit(cause.request.url or "")
+        # Of a storage, the path is nobody's business.
+        asked = url.path if url.path.startswith("/api/") else url.hostname
+        said = f"{asked} was asked as often as it may be. {cause}"
+        error.message = f"The stream {stream} could not be read: {said}"
 
 
 class _Entrypoint(BatchingEntrypoint):

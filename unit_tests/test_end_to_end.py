@@ -4,22 +4,25 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import requests_mock
 from airbyte_cdk.models import FailureType
 from airbyte_cdk.test.entrypoint_wrapper import EntrypointOutput
 from airbyte_cdk.test.models.outcome import ExpectedOutcome
+from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 
 from sandbox import Fault, Project, Sandbox
 from sandbox.project import bucket
 from source_amplitude import components
 from source_amplitude.run import _messages
 from unit_tests.helpers import config, final_state, first_error, read_stream, records
-from unit_tests.installed import WITHOUT_COSTS, Connector, discovered_streams
+from unit_tests.installed import WITHOUT_COSTS, Connector, configured, discovered_streams
 
 pytestmark = pytest.mark.usefixtures("within_an_hour")
 
@@ -833,3 +836,28 @@ def test_given_a_key_of_one_letter_when_checked_then_words_keep_theirs(
     run = connector.run("check", "--config", str(settings))
     assert "****" not in run.connection_status()["message"]
     assert "Copy both keys anew" in run.connection_status()["message"]
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("status", [429, 503])
+def test_given_an_endpoint_that_never_answers_when_read_then_stream_and_endpoint_are_named(
+    status: int, tmp_path: Path
+) -> None:
+    names = {"config": config(), "catalog": configured([*discovered_streams()])}
+    names["catalog"]["streams"] = [
+        each for each in names["catalog"]["streams"] if each["stream"]["name"] == "cohorts"
+    ]
+    options = []
+    for name, content in names.items():
+        (tmp_path / name).write_text(json.dumps(content))
+        options += [f"--{name}", str(tmp_path / name)]
+    errors: list[str] = []
+    with requests_mock.Mocker() as http, suppress(AirbyteTracedException):
+        http.get("https://amplitude.com/api/3/cohorts", status_code=status, text="Busy")
+        for line in _messages(["read", *options]):
+            if error := json.loads(line).get("trace", {}).get("error"):
+                errors.append(error["message"])
+    assert errors[0].startswith(
+        "The stream cohorts could not be read: /api/3/cohorts was asked as often as it may be. "
+        f"Amplitude answered HTTP {status} (Busy)."
+    )
