@@ -58,7 +58,11 @@ from weakref import WeakKeyDictionary
 import orjson
 import pytz
 import requests
-from airbyte_cdk.models import AirbyteRecordMessageFileReference, FailureType
+from airbyte_cdk.models import (
+    AirbyteRecordMessageFileReference,
+    FailureType,
+    StreamDescriptor,
+)
 from airbyte_cdk.sources.declarative.auth.declarative_authenticator import DeclarativeAuthenticator
 from airbyte_cdk.sources.declarative.datetime.datetime_parser import DatetimeParser
 from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordExtractor
@@ -115,6 +119,8 @@ _ROW_CHARACTERS = 16 * 1024 * 1024
 # Up to Python 3.10, csv refuses NUL. A lone surrogate can't be in what was UTF-8.
 _IN_PLACE_OF_NUL = "\udc00"
 _NAMES_LOGGED = 100
+# Keys of Amplitude have 32 characters and more.
+_SHORTEST_SECRET = 8
 # Some 980 levels can be printed, fewer the deeper the stack is that prints.
 _MAX_DEPTH = 500
 _DAY_OF_QUERY = re.compile(r"\d{8}", re.ASCII)
@@ -156,7 +162,10 @@ def refusal(message: str) -> AirbyteTracedException:
 
 def keep_secret(text: str) -> None:
     """Have the CDK hide a text in what it logs, also escaped as JSON, as Python or for a URL, or
-    twice: ``--debug`` writes headers as Python does, in JSON."""
+    twice: ``--debug`` writes headers as Python does, in JSON. What is too short for a secret stays:
+    all words that have it in them would be hidden."""
+    if len(text) < _SHORTEST_SECRET:
+        return
     for form in {text, *(twice for once in _escaped(text) for twice in (once, *_escaped(once)))}:
         add_to_secrets(form)
 
@@ -596,6 +605,14 @@ _LISTS_OF_FILTERS = {
 _SALT = re.compile("[!-~]{16,64}")
 # Of the 1,000 that Amplitude grants in five minutes: requests of others must fit in beside it.
 _MOST_PER_REQUEST = 200
+# Of each kind of report, what it can't do without
+_KINDS = {
+    "segmentation": "events",
+    "funnel": "events",
+    "retention": "kind",
+    "composition": "property",
+    "chart": "chart_id",
+}
 # Of a funnel's step, and of retention; other reports have 1 (api_budget says the same).
 _QUERY_TYPES = {"funnel": 2, "retention": 8}
 # Conditions that each group-by counts as.
@@ -649,6 +666,7 @@ def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
     for name, values in lists.items():
         if not isinstance(values, list) or not all(isinstance(v, str) and v for v in values):
             raise refusal(f"{titles[name]} is not valid: it must be a list of texts.")
+    lists = {name: [*_names(values)] for name, values in lists.items()}
     only, without, dropped, hashed = lists
     for one, other in ((only, without), (dropped, hashed)):
         if both := sorted(set(lists[one]) & set(lists[other])):
@@ -684,11 +702,24 @@ def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
         )
 
 
+def _names(typed: Iterable[str]) -> frozenset[str]:
+    """Names that people typed, as they are and without blanks at their ends. Those may be a slip or
+    the name's own: what is to be dropped must not stay for either."""
+    return frozenset(name for each in typed for name in (each, each.strip()) if name)
+
+
+def _log_blanks(typed: Iterable[str], title: str) -> None:
+    if with_blanks := sorted({each for each in typed if each != each.strip()}):
+        quoted = ", ".join(map(repr, with_blanks[:_NAMES_LOGGED]))
+        _LOGGER.warning(f"{title}: blanks at the ends of names are taken off as well: {quoted}.")
+
+
 def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
     reports, title = config.get("reports") or [], "Reports (reports) is not valid"
     try:
         names = [report["name"] for report in reports]
         for report in reports:
+            _refuse_wrong_types(report["query"], f"{title}: {report['name']}")
             _refuse_unusable_query(report["query"], f"{title}: {report['name']}")
             _refuse_dear(report["query"], f"{title}: {report['name']}")
     except (AttributeError, KeyError, TypeError) as error:
@@ -699,9 +730,47 @@ def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
             raise refusal(f"{title}: {names.count(name)} reports have the name {name}.")
 
 
+def _refuse_wrong_types(query: Mapping[str, Any], title: str) -> None:
+    """Raise for what the spec says as well, but only a process of our own asks before templates."""
+    if not isinstance(kind := query["kind"], str) or kind not in _KINDS:
+        raise refusal(f"{title}: kind is {_kind_or_text(kind)}, not one of {', '.join(_KINDS)}.")
+    for name, value in query.items():
+        if value is None or value == "":
+            continue
+        match name:
+            case "events" | "group_by":
+                wanted = "a list of texts"
+                is_right = isinstance(value, list) and all(isinstance(v, str) for v in value)
+            case "filters":
+                wanted = "a list of filters with a property and values"
+                is_right = isinstance(value, list) and all(map(_is_filter, value))
+            case "conversion_window_days":
+                wanted = "a whole number"
+                is_right = type(value) in (int, float) and value % 1 == 0
+            case _:
+                wanted, is_right = "a text", isinstance(value, str)
+        if not is_right:
+            raise refusal(f"{title}: {name} is {_kind(value)} where {wanted} should be.")
+    if not query.get(_KINDS[kind]):
+        raise refusal(f"{title}: {_KINDS[kind]} is missing.")
+    if (interval := query.get("interval") or "day") not in _INTERVALS:
+        raise refusal(f"{title}: interval is {interval!r}, not one of {', '.join(_INTERVALS)}.")
+
+
+def _kind_or_text(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else _kind(value)
+
+
+def _is_filter(value: Any) -> bool:
+    match value:
+        case {"property": str(), "values": [*values]}:
+            return all(isinstance(each, str) for each in values)
+    return False
+
+
 def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
     """Raise for what the spec can't say: JSON in a text, and what depends on another field."""
-    texts = [*query.get("events", []), *(query.get(n) for n in ("start_event", "return_event"))]
+    texts = [*(query.get("events") or []), *(query.get(n) for n in ("start_event", "return_event"))]
     for text in filter(None, texts):
         event = _parsed(text, title) if _is_json(text) else {"event_type": text}
         groups = event.get("group_by") or [] if isinstance(event, dict) else None
@@ -754,8 +823,8 @@ def _is_bracket(bracket: Any) -> bool:
 
 
 def _is_json(event: str) -> bool:
-    """Whether an event of a report is an event object in JSON, not a name."""
-    return event.lstrip().startswith("{")
+    """Whether an event of a report is an event object in JSON, not a name such as ``{a}``."""
+    return bool(re.match(r'\s*\{\s*["}]', event))
 
 
 def _parsed(text: str, title: str) -> Any:
@@ -944,7 +1013,7 @@ class SecretiveBearerAuthenticator(_Authenticator):
     """HTTP Bearer with the key of the config's field ``key_field``, for the reasons above.
 
     Raises ``AirbyteTracedException`` (config error) for a key that no header can hold: what is
-    raised when it is sent would quote it.
+    raised when it is sent would quote it. Not before, so that other streams can be read.
     """
 
     config: Mapping[str, Any]
@@ -953,14 +1022,14 @@ class SecretiveBearerAuthenticator(_Authenticator):
 
     def __post_init__(self) -> None:
         [self._key] = _hidden_keys(self.config, self.key_field)
+
+    @property
+    def token(self) -> str:
         if not re.fullmatch("[!-~]+", self._key):
             raise refusal(
                 f"Management API Key ({self.key_field}) is not valid: it has a blank in between "
                 "or a character that is not ASCII."
             )
-
-    @property
-    def token(self) -> str:
         return f"Bearer {self._key}"
 
 
@@ -1235,6 +1304,8 @@ class FromSlice(_Transformation):
 # -------------------------------------------------------------------------------------------------
 # 4 State: what has been read, and what is to be read again
 # -------------------------------------------------------------------------------------------------
+# Where a migrated state has what a partition without one begins with.
+NEW_PARTITION = "new_partition"
 
 
 @dataclass
@@ -1251,6 +1322,13 @@ class SavedState(StateMigration):
     such a state. Out: ``{"state_type": "date-range", "slices": [{...}]}``, one for each partition
     of a stream that has some; a partition without a state has everything before it.
 
+    Of streams with units (``cursor_granularity``), a state also has the first that it holds, in
+    ``from``: the CDK prints what it is given as ``legacy``. When Start Date is moved back, what
+    lies before it is read. Until that is done, what was done before is in ``later``, and the cursor
+    value lies back there, so that versions that don't know of it read all again. A state without
+    ``from`` is taken to hold all from the Start Date of when it is first read here
+    (``assumed_from``), with a warning in every sync.
+
     Raises ``AirbyteTracedException`` (config error) for a state that can't be read.
     """
 
@@ -1266,40 +1344,113 @@ class SavedState(StateMigration):
         refuse_unusable(self.config)
 
     def should_migrate(self, stream_state: Mapping[str, Any]) -> bool:
-        return any(not key.startswith("__ab_") for key in stream_state)
+        return bool(self._unit or _without_marks(stream_state))
 
     def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
-        retriever: Any = self.declarative_stream.retriever
-        if not getattr(retriever, "partition_router", None):
-            return self._done(stream_state)
-        if "state" in stream_state and "states" not in stream_state:
+        saved, retriever = _without_marks(stream_state), self.declarative_stream.retriever
+        self._assumed, self._moved_back = set[datetime](), set[datetime]()
+        migrated: Mapping[str, Any]
+        if getattr(retriever, "partition_router", None):
+            # What is not here yet is for the cursor of a process of our own.
+            migrated = {"states": self._done_by_partition(saved), NEW_PARTITION: self._done({})}
+        else:
+            migrated = self._done(saved)
+        self._log_beginnings()
+        return migrated
+
+    def _done_by_partition(self, saved: Mapping[str, Any]) -> list[dict[str, Any]]:
+        is_global = "state" in saved or saved.get("use_global_cursor")
+        if is_global and "states" not in saved:
             _LOGGER.warning(
                 f"The saved state of the stream {self.declarative_stream.name} is one for all of "
                 "its partitions, of which there were more than 10,000. All are read anew."
             )
-            return {"states": []}
+            return []
         try:
-            saved = [(each["partition"], each["cursor"]) for each in stream_state["states"]]
+            states = saved["states"] if saved else []
+            pairs = [(each["partition"], each["cursor"]) for each in states]
         except (LookupError, TypeError):
-            raise self._unreadable(f"it is {dict(stream_state)}") from None
-        return {"states": [{"partition": p, "cursor": self._done(cursor)} for p, cursor in saved]}
+            raise self._unreadable(f"it is {saved}") from None
+        for partition, cursor in pairs:
+            if not (_is_partition(partition) and isinstance(cursor, dict)):
+                raise self._unreadable(f"it has a partition {partition} with a cursor {cursor}")
+        return [{"partition": p, "cursor": self._done(cursor)} for p, cursor in pairs]
 
-    def _done(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _done(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
         cursor: Any = self.declarative_stream.incremental_sync
-        saved = self._cursor_value(stream_state, cursor.cursor_field)
-        if saved in (None, ""):
+        value = self._cursor_value(saved, cursor.cursor_field) if saved else None
+        is_new = value in (None, "")
+        if is_new and not self._unit:
             return {}
         start = self._evaluate(cursor.start_datetime.datetime)
         newest = self._evaluate(cursor.end_datetime.max_datetime) - parse_duration(self.beyond)
-        state = self._parse(saved, cursor)
-        if state > newest:
-            _LOGGER.warning(
-                f"The saved state of the stream {self.declarative_stream.name} lies in the future "
-                f"({saved}). It is set back to "
-                f"{DatetimeParser().format(newest, cursor.datetime_format)}."
-            )
-            state = newest
-        done = state - parse_duration(self._interpolate(self.read_again))
+        noted, spans = "from", [(start, start)]
+        if not is_new:
+            state = self._parse(value, cursor)
+            if state > newest:
+                _LOGGER.warning(
+                    f"The saved state of the stream {self.declarative_stream.name} lies in the "
+                    f"future ({value}). It is set back to {self._written(newest)}."
+                )
+                state = newest
+            noted, spans = self._spans(saved, start, state)
+        if spans[0][1] <= start:
+            noted, began = "from", start
+        elif (began := spans[0][0]) > start:
+            self._moved_back.add(began)
+            began = start
+        if noted != "from":
+            self._assumed.add(began)
+        spans = [(max(begin, start), end) for begin, end in spans if end > start]
+        if not spans or spans[0][0] > start:
+            spans.insert(0, (start, start))
+        dones = [self._done_until(min(end, newest), newest) for _, end in spans]
+        # What is to be read again as a whole is as good as not read.
+        first, *later = (
+            (begin, max(begin, done), end)
+            for n, ((begin, end), done) in enumerate(zip(spans, dones, strict=True))
+            if not n or done > begin
+        )
+        slices = [first, *((begin + self._unit, done, end) for begin, done, end in later)]
+        names = ("start", "end", "most_recent_cursor_value")
+        migrated = {
+            "state_type": "date-range",
+            "slices": [
+                dict(zip(names, map(self._written, times), strict=True)) for times in slices
+            ],
+        }
+        if not self._unit:
+            return migrated
+        legacy: dict[str, Any] = {noted: self._written(began + self._unit)}
+        if later:
+            legacy["later"] = [
+                {"from": self._written(begin), "to": self._written(end)}
+                for begin, _, end in slices[1:]
+            ]
+        return {**migrated, "legacy": legacy}
+
+    def _spans(
+        self, saved: Mapping[str, Any], start: datetime, state: datetime
+    ) -> tuple[str, list[tuple[datetime, datetime]]]:
+        """What a state holds, from a moment on, that excluded, to another, the earliest first; and
+        by which name it notes the first."""
+        if not self._unit:
+            return "from", [(start, state)]
+        cursor: Any = self.declarative_stream.incremental_sync
+        noted = "from" if "from" in saved else "assumed_from"
+        try:
+            began = self._parse(saved[noted], cursor) - self._unit if noted in saved else start
+            later = [
+                (self._parse(each["from"], cursor) - self._unit, self._parse(each["to"], cursor))
+                for each in saved.get("later", [])
+            ]
+        except (LookupError, TypeError):
+            raise self._unreadable(f"it is {saved}") from None
+        return noted, [(began, state), *(span for span in later if span[1] > state)]
+
+    def _done_until(self, state: datetime, newest: datetime) -> datetime:
+        """The last moment that is not to be read again."""
+        done: datetime = state - parse_duration(self._interpolate(self.read_again))
         begins = done + timedelta(days=1)
         match (self.parameters or {}).get("period"):
             case "week":
@@ -1308,20 +1459,34 @@ class SavedState(StateMigration):
                 done -= timedelta(days=begins.day - 1)
         if done >= newest:  # what lies beyond is not to be read
             done = newest + parse_duration(self.beyond)
-        slice_of_done = {
-            "start": start,
-            "end": max(start, done),
-            "most_recent_cursor_value": max(start, state),
-        }
-        return {
-            "state_type": "date-range",
-            "slices": [
-                {
-                    name: DatetimeParser().format(time, cursor.datetime_format)
-                    for name, time in slice_of_done.items()
-                },
-            ],
-        }
+        return done
+
+    def _log_beginnings(self) -> None:
+        name = self.declarative_stream.name
+        if self._moved_back:
+            _LOGGER.info(
+                f"Start Date (start_date) was moved back before {self._first(self._moved_back)}, "
+                f"with which the stream {name} began: what lies between is loaded now."
+            )
+        if self._assumed:
+            _LOGGER.warning(
+                f"The saved state of the stream {name} does not say what it began with: an older "
+                f"version wrote it. It is taken to hold all from {self._first(self._assumed)} on. "
+                "If Start Date (start_date) was moved back to that after the first sync, what lies "
+                "between was not loaded: refresh the stream in Airbyte."
+            )
+
+    def _first(self, beginnings: set[datetime]) -> str:
+        return self._written(min(beginnings) + self._unit)
+
+    @property
+    def _unit(self) -> Any:
+        cursor: Any = self.declarative_stream.incremental_sync
+        return cursor.cursor_granularity and parse_duration(cursor.cursor_granularity)
+
+    def _written(self, time: datetime) -> str:
+        cursor: Any = self.declarative_stream.incremental_sync
+        return DatetimeParser().format(time, cursor.datetime_format)
 
     def _cursor_value(self, state: Mapping[str, Any], field: str) -> Any:
         if field in state:
@@ -1355,10 +1520,25 @@ class SavedState(StateMigration):
         )
 
     def _unreadable(self, reason: str) -> AirbyteTracedException:
-        return refusal(
-            f"The saved state of the stream {self.declarative_stream.name} can't be read: "
-            f"{reason}. Clear the stream's data in Airbyte, or mend its state."
+        name = self.declarative_stream.name
+        error = refusal(
+            f"The saved state of the stream {name} can't be read: {_excerpt(reason, 500)}. Clear "
+            "the stream's data in Airbyte, or mend its state."
         )
+        # By this, a process of our own knows which stream to leave out.
+        error._stream_descriptor = StreamDescriptor(name=name or "")
+        return error
+
+
+def _without_marks(stream_state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state without what the CDK writes for streams that have none."""
+    return {key: value for key, value in stream_state.items() if not key.startswith("__ab_")}
+
+
+def _is_partition(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(each, str | int) or _is_partition(each) for each in value.values()
+    )
 
 
 # -------------------------------------------------------------------------------------------------
@@ -1629,17 +1809,17 @@ class EventFilter:
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self._only, self._without, dropped, hashed = (
-            frozenset(config.get(name) or ()) for name in _LISTS_OF_FILTERS
-        )
+        lists = [config.get(name) or () for name in _LISTS_OF_FILTERS]
+        _log_blanks(chain(*lists), "Filter Events")
+        self._only, self._without, dropped, hashed = map(_names, lists)
         salt = (config.get("hash_salt") or "").strip()
         if salt:
             keep_secret(salt)
         self._keyed = blake2b(key=salt.encode(), digest_size=32)
         self._edits = {c: _Edits.of(dropped, hashed, c) for c in (None, *_PROPERTY_COLUMNS)}
         self._edits_any = bool(dropped or hashed)
-        self._unseen_types = set(self._only | self._without)
-        self._unseen_names = set(dropped | hashed)
+        self._unseen_types = {name.strip() or name for name in self._only | self._without}
+        self._unseen_names = {name.strip() or name for name in dropped | hashed}
         self._logged: list[str] = []
         self.read = self.left_out = 0
 
@@ -1654,7 +1834,7 @@ class EventFilter:
         event_type = event.get("event_type")
         if not isinstance(event_type, str):
             event_type = ""
-        self._unseen_types.discard(event_type)
+        self._unseen_types.discard(event_type.strip() or event_type)
         passes = event_type not in self._without and (not self._only or event_type in self._only)
         if passes and self._edits_any:
             self._edit_event(event)
@@ -1709,7 +1889,11 @@ class EventFilter:
         for key, (hashes, names) in found:
             # What is dropped by one name is not hashed by another.
             is_hashed[key] = hashes and is_hashed.get(key, True)
-            self._unseen_names.difference_update(names)
+            self._unseen_names.difference_update(name.strip() or name for name in names)
+            if self._unseen_names and type(container[key]) in _NESTED:
+                # What is named in it, too, goes with it.
+                below = {name for name in self._unseen_names if f".{key}." in f".{name}"}
+                self._unseen_names -= below
         for key, hashes in is_hashed.items():
             if not hashes:
                 del container[key]
@@ -2680,6 +2864,7 @@ class CohortDownloadsRouter(SubstreamPartitionRouter):
         each of which that can't be told."""
         by_id = {str(cohort["id"]): cohort for cohort in cohorts}
         wanted = dict.fromkeys(str(each).strip() for each in self.config.get("cohort_ids") or by_id)
+        _log_blanks(map(str, self.config.get("cohort_ids") or ()), "Cohorts")
         if unknown := [each for each in wanted if each not in by_id]:
             named = ", ".join(map(_name, unknown[:_NAMES_LOGGED]))
             _LOGGER.warning(f"Cohorts (cohort_ids) names what Amplitude does not list: {named}.")

@@ -18,6 +18,7 @@ from airbyte_cdk.models import AirbyteMessage, AirbyteMessageSerializer, Type
 
 from sandbox import Sandbox
 from source_amplitude import SourceAmplitude
+from unit_tests.helpers import without_beginning
 
 PACKAGE = Path(__file__).parents[1] / "source_amplitude"
 BIN = Path(sys.executable).parent
@@ -66,7 +67,8 @@ class Run:
 
     def state(self, stream: str) -> dict[str, Any]:
         found = [s["stream"] for s in self.states()]
-        return {s["stream_descriptor"]["name"]: s["stream_state"] for s in found}[stream]  # type: ignore[no-any-return]
+        states = {s["stream_descriptor"]["name"]: s["stream_state"] for s in found}
+        return without_beginning(states[stream])
 
     def connection_status(self) -> dict[str, Any]:
         [status] = [m for m in self.messages if m["type"] == "CONNECTION_STATUS"]

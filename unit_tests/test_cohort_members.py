@@ -380,6 +380,9 @@ class TestWhichAreDownloaded:
                 downloads(http, cohort_id, csv(ONE))
             output = read(cohort_ids=["c", " a ", "typo", "c"])
         assert sorted(record["cohort_id"] for record in records(output)) == ["a", "c"]
+        assert said(output, "Cohorts: blanks") == [
+            "Cohorts: blanks at the ends of names are taken off as well: ' a '."
+        ]
         assert said(output, "cohort_ids") == [
             "Cohorts (cohort_ids) names what Amplitude does not list: typo."
         ]

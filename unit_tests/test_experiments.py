@@ -6,7 +6,9 @@ Requests are matched exactly, and states asserted literally; it is noon of 2024-
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,11 +16,15 @@ from typing import Any, ClassVar
 import pytest
 from airbyte_cdk.logger import AirbyteLogFormatter
 from airbyte_cdk.models import FailureType, SyncMode
+from airbyte_cdk.sources.declarative.concurrent_declarative_source import (
+    ConcurrentDeclarativeSource,
+)
 from airbyte_cdk.test.catalog_builder import CatalogBuilder
 from airbyte_cdk.test.entrypoint_wrapper import EntrypointOutput, read
 from airbyte_cdk.test.mock_http import HttpMocker, HttpRequest, HttpResponse
 from airbyte_cdk.test.models.outcome import ExpectedOutcome
 from airbyte_cdk.utils.airbyte_secrets_utils import filter_secrets
+from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 
 from sandbox import Fault, Project, Sandbox, experiments
 from source_amplitude import SourceAmplitude
@@ -38,7 +44,7 @@ from unit_tests.helpers import (
 )
 from unit_tests.installed import Connector, configured, discovered_streams, forms_of
 from unit_tests.test_components import response
-from unit_tests.test_validation import complaint, package, two_files
+from unit_tests.test_manifest import MANIFEST
 
 HOST = "https://experiment.amplitude.com"
 KEY = "mgmt-0123456789abcdef"
@@ -606,6 +612,16 @@ class TestDeployments:
         assert received.content.startswith(b"100,0")
 
 
+UNSENDABLE = (
+    "Management API Key (management_api_key) is not valid: it has a blank in between or a "
+    "character that is not ASCII."
+)
+
+
+def _two_files(**given: Any) -> ConcurrentDeclarativeSource:
+    return ConcurrentDeclarativeSource(source_config=deepcopy(MANIFEST), **given)
+
+
 class TestKey:
     @pytest.mark.parametrize(
         "absent", [{}, {"management_api_key": None}, {"management_api_key": ""}]
@@ -641,19 +657,33 @@ class TestKey:
         for form in forms_of(key):
             assert filter_secrets(f"<{form}>") == "<****>"
 
-    @pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel", "“quoted”"])
-    @pytest.mark.parametrize("door", [package, two_files])
-    def test_given_a_key_that_no_header_can_hold_then_every_door_names_the_field(
-        self, key: str, door: Callable[[dict[str, Any]], None]
+    @pytest.mark.parametrize("key", ["a b", "two words", "line\nbreak", "schlüssel", "“quoted”"])
+    @pytest.mark.parametrize("door", [SourceAmplitude, _two_files])
+    def test_given_a_key_that_no_header_can_hold_when_read_then_only_its_own_streams_end(
+        self, key: str, door: Callable[..., Any]
     ) -> None:
-        def made(settings: dict[str, Any]) -> None:
-            door(settings)
-            SourceAmplitude(config=settings).streams(settings)
+        settings = with_key(management_api_key=key)
+        builder = CatalogBuilder().with_stream("flags", SyncMode.full_refresh)
+        catalog = builder.with_stream("events_list", SyncMode.full_refresh).build()
+        source = door(catalog=catalog, config=settings, state=[])
+        with HttpMocker() as http:
+            http.get(HttpRequest("https://amplitude.com/api/2/events/list"), answer([{"id": 1}]))
+            output = read(
+                source, settings, catalog, [], expected_outcome=ExpectedOutcome.EXPECT_EXCEPTION
+            )
+        assert records(output) == [{"id": 1}]
+        error = output.errors[0].trace.error  # type: ignore[union-attr]
+        assert error
+        assert error.stream_descriptor
+        assert error.stream_descriptor.name == "flags"
+        assert first_error(output) == (UNSENDABLE, FailureType.config_error)
 
-        assert complaint(with_key(management_api_key=key), made) == (
-            "Management API Key (management_api_key) is not valid: it has a blank in between or a "
-            "character that is not ASCII."
-        )
+    def test_given_a_key_that_no_header_can_hold_when_checked_then_it_is_said(self) -> None:
+        settings = with_key(management_api_key="two words")
+        source = SourceAmplitude(config=settings)
+        with pytest.raises(AirbyteTracedException, match=re.escape(UNSENDABLE)) as failure:
+            source.check(logging.getLogger("airbyte"), settings)
+        assert failure.value.failure_type is FailureType.config_error
 
     def test_given_answers_that_echo_the_key_when_read_then_no_form_of_it_is_printed(
         self, tmp_path: Path

@@ -805,7 +805,10 @@ class TestLists:
             for message in output.state_messages
             if message.state and message.state.stream
         }
-        assert vars(states["events"]) == {"server_upload_time": "20240103T20"}
+        assert vars(states["events"]) == {
+            "server_upload_time": "20240103T20",
+            "from": "20240103T20",
+        }
         message, failure_type = first_error(output)
         assert message.startswith(
             "Amplitude's answer to /api/3/cohorts can't be read without guessing: element 2 of "
