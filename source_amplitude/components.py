@@ -2828,12 +2828,12 @@ class CohortDownloadsRouter(SubstreamPartitionRouter):
             _LOGGER.warning(
                 f"{len(passing)} of {len(due)} cohorts to be downloaded are left out of this sync, "
                 f"since their downloads failed {_FAILURES} times in a row or more. They are tried "
-                f"once in {_TURNS_PASSED + 1} of their turns: {_names(passing)}."
+                f"once in {_TURNS_PASSED + 1} of their turns: {_named(passing)}."
             )
         if waiting:
             _LOGGER.warning(
                 f"{len(waiting)} of {len(due)} cohorts to be downloaded wait for the next sync, "
-                f"where they come first, since {reason}: {_names(waiting)}."
+                f"where they come first, since {reason}: {_named(waiting)}."
             )
         yield from taken
 
@@ -2972,7 +2972,7 @@ def _group_type(cohort: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) and name != "User" else None
 
 
-def _names(cohort_ids: Sequence[str]) -> str:
+def _named(cohort_ids: Sequence[str]) -> str:
     more = len(cohort_ids) - _NAMES_LOGGED
     named = ", ".join(map(_name, cohort_ids[:_NAMES_LOGGED]))
     return f"{named} and {more} more" if more > 0 else named
