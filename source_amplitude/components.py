@@ -1273,6 +1273,8 @@ class SavedState(StateMigration):
 # -------------------------------------------------------------------------------------------------
 _GIVE_WAY_BYTES = 128 * 1024
 _LINE_BYTES = 32 * 1024 * 1024
+# What members may hold all in all, whatever is packed; above it, so many times of what is packed.
+_INFLATED_BYTES, _INFLATED_TIMES = 1024**3, 1_000
 _BREAKS_BEFORE_SPLIT = 2
 # zipfile and gzip raise more than their own errors for damaged or unusual archives.
 _UNZIP_ERRORS = (
@@ -1451,7 +1453,7 @@ def _check_archive(
     spooled: IO[bytes], is_to_be_unpacked: bool, only_beginnings: bool = False
 ) -> None:
     try:
-        with zipfile.ZipFile(spooled) as archive:
+        with _Archive(spooled) as archive:
             # A damaged directory may hide a member from zipfile, which does not count them.
             if (len(archive.filelist) - _member_count(spooled)) % 2**16:
                 raise zipfile.BadZipFile("its directory is incomplete")
@@ -1460,7 +1462,7 @@ def _check_archive(
                 raise zipfile.BadZipFile("a member has lost its size")
             damaged = archive.testzip()
             for member in archive.infolist() if is_to_be_unpacked and not damaged else ():
-                with _unpacked(gzip.GzipFile, archive, member) as lines:
+                with archive.unpacked(gzip.GzipFile, member) as lines:
                     while lines.read(_CHUNK_BYTES) and not only_beginnings:
                         pass
     except _DamagedMember:
@@ -1486,15 +1488,54 @@ def _member_count(spooled: IO[bytes]) -> int:
     return int(struct.unpack_from("<H", end, 6)[0])
 
 
-@contextmanager
-def _unpacked(
-    gunzip: Callable[..., Any], archive: zipfile.ZipFile, member: zipfile.ZipInfo
-) -> Iterator[io.BufferedReader]:
-    try:
-        with archive.open(member) as packed:
-            yield io.BufferedReader(gunzip(fileobj=packed), _CHUNK_BYTES)
-    except _UNZIP_ERRORS as error:
-        raise _DamagedMember(f"Member {member.filename} can't be unpacked ({error})") from error
+class _Archive(zipfile.ZipFile):
+    """An export, whose members must not inflate beyond all measure.
+
+    Raises ``zipfile.BadZipFile`` when its directory says that they do.
+    """
+
+    def __init__(self, spooled: IO[bytes]) -> None:
+        super().__init__(spooled)
+        packed = sum(member.compress_size for member in self.filelist)
+        self._left = self._limit = max(_INFLATED_BYTES, _INFLATED_TIMES * packed)
+        if sum(member.file_size for member in self.filelist) > self._limit:
+            self.close()
+            raise zipfile.BadZipFile(self._too_much())
+
+    @contextmanager
+    def unpacked(
+        self, gunzip: Callable[..., Any], member: zipfile.ZipInfo
+    ) -> Iterator[io.BufferedReader]:
+        try:
+            with self.open(member) as packed:
+                bounded = _Counted(gunzip(fileobj=packed), self._count)
+                yield io.BufferedReader(bounded, _CHUNK_BYTES)
+        except _UNZIP_ERRORS as error:
+            raise _DamagedMember(f"Member {member.filename} can't be unpacked ({error})") from error
+
+    def _count(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise zipfile.BadZipFile(self._too_much())
+
+    def _too_much(self) -> str:
+        return f"the archive would inflate to more than {self._limit:,} bytes"
+
+
+class _Counted(io.RawIOBase):
+    """What is read from a file, with each length shown to ``count``."""
+
+    def __init__(self, file: Any, count: Callable[[int], None]) -> None:
+        super().__init__()
+        self._file, self._count = file, count
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size: int = self._file.readinto(buffer)
+        self._count(size)
+        return size
 
 
 class LeftOutEvent(dict[str, Any]):
@@ -1674,16 +1715,15 @@ class ExportArchiveExtractor(RecordExtractor):
         window = _window(response)
         # As the first 13 characters of a timestamp.
         last_hour = datetime.strptime(window[-11:], "%Y%m%dT%H").strftime("%Y-%m-%dT%H")
-        with self._one_by_one, response.raw as spooled, zipfile.ZipFile(spooled) as archive:
+        raw: Any = response.raw
+        with self._one_by_one, raw as spooled, _Archive(spooled) as archive:
             started = reported = time.monotonic()
             members = [m for m in archive.infolist() if m.file_size]
             events = unreported_bytes = 0
             left_out_before = self._filter.left_out if self._filter else 0
             for files, member in enumerate(members):
-                for line_number, line in enumerate(
-                    _lines(self.gunzip, archive, member, window), start=1
-                ):
-                    if not line.isspace():
+                for line_number, line, is_blank in _lines(self.gunzip, archive, member, window):
+                    if not is_blank:
                         yield self._event(line, line_number, member.filename, window, last_hour)
                         events += 1
                     unreported_bytes += len(line)
@@ -1738,12 +1778,26 @@ class ExportArchiveExtractor(RecordExtractor):
 
 
 def _lines(
-    gunzip: Callable[..., Any], archive: zipfile.ZipFile, member: zipfile.ZipInfo, window: str
-) -> Iterator[bytes]:
+    gunzip: Callable[..., Any], archive: _Archive, member: zipfile.ZipInfo, window: str
+) -> Iterator[tuple[int, bytes, bool]]:
+    """The lines of a member, each with its number, and whether it is blank; a stretch of blank ones
+    as one, since 256 MB of them fit into 700 bytes."""
+    number = 1
     try:
-        with _unpacked(gunzip, archive, member) as lines:
+        with archive.unpacked(gunzip, member) as lines:
             # Not a plain iteration: a line may not grow beyond all bounds.
-            yield from iter(partial(lines.readline, _LINE_BYTES), b"")
+            while line := lines.readline(_LINE_BYTES):
+                if not line.isspace():
+                    yield number, line, False
+                    number += 1
+                    continue
+                while line:
+                    yield number, line, True
+                    number += line.count(b"\n")
+                    ahead = lines.peek()
+                    blank = ahead[: len(ahead) - len(ahead.lstrip())]
+                    # Blanks may be the beginning of an event.
+                    line = lines.read(blank.rfind(b"\n") + 1)
     except _DamagedMember as error:
         message = f"{error} in the export of {window}."
         _LOGGER.warning(f"{message} Its hours are read again; their events may come twice.")

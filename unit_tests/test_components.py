@@ -33,7 +33,7 @@ from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from urllib3 import HTTPSConnectionPool
 from urllib3.exceptions import MaxRetryError
 
-from source_amplitude import components
+from source_amplitude import components, delivery
 from source_amplitude.components import (
     AmplitudeErrorHandler,
     AnnotationTimes,
@@ -229,6 +229,65 @@ class TestExportArchive:
         monkeypatch.setattr(components, "_LINE_BYTES", 1000)
         with pytest.raises(AirbyteTracedException, match=f"line 1 of member {MEMBER}"):
             extract_lines(b'{"a":"' + b"x" * 10**6 + b'"}')
+
+    @pytest.mark.parametrize("gunzip", [gzip.GzipFile, delivery.GzipFile])
+    def test_given_a_stretch_of_blank_lines_when_extracted_then_it_is_passed_in_chunks(
+        self, gunzip: Callable[..., Any]
+    ) -> None:
+        blank = b"\n \t\r\n" * 600_000
+        body = archive({MEMBER: b'{"a":1}\n' + blank + b'  {"a":2}\n\n  \n{"a":3}' + b" " * 10**6})
+        window = "20240101T07 to 20240101T08"
+        with components._Archive(io.BytesIO(body)) as zipped:
+            [member] = zipped.infolist()
+            lines = list(components._lines(gunzip, zipped, member, window))
+        assert [(number, line.strip()) for number, line, is_blank in lines if not is_blank] == [
+            (1, b'{"a":1}'),
+            (1_200_002, b'{"a":2}'),
+            (1_200_005, b'{"a":3}'),
+        ]
+        assert len(lines) < 30
+        assert extract(body) == [{"a": 1}, {"a": 2}, {"a": 3}]
+
+    def test_given_blank_lines_before_what_is_no_event_when_extracted_then_they_are_counted(
+        self,
+    ) -> None:
+        with pytest.raises(AirbyteTracedException, match=f"line 1000002 of member {MEMBER}"):
+            extract_lines(b'{"a":1}\n' + b"\n" * 10**6 + b"no event\n")
+
+    @pytest.mark.parametrize("extractor", [ExportArchiveExtractor, delivery.BatchingExtractor])
+    @pytest.mark.parametrize("members", [1, 10])
+    def test_given_members_that_inflate_beyond_measure_when_extracted_then_they_are_damage(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        extractor: type[ExportArchiveExtractor],
+        members: int,
+    ) -> None:
+        monkeypatch.setattr(components, "_INFLATED_BYTES", 900_000)
+        monkeypatch.setattr(components, "_INFLATED_TIMES", 100)
+        monkeypatch.setattr(delivery, "ROOM", delivery.Room(10**9))
+        blank = b"\n" * (1_000_000 // members)
+        body = archive({f"{MEMBER}{number}": blank for number in range(members)})
+        said = "can't be unpacked .the archive would inflate to more than 900,000 bytes"
+        with pytest.raises(RequestWindowSplitRequiredException, match=said):
+            extract(body, extractor)
+        url = "https://amplitude.com/api/2/export?start=20240101T07&end=20240101T07"
+        with pytest.raises(DefaultBackoffException, match=said):
+            ExportErrorHandler(parameters={}, config={}).interpret_response(response(body, url=url))
+        monkeypatch.setattr(components, "_INFLATED_TIMES", 100_000)
+        assert extract(body, extractor) == []
+
+    def test_given_a_zip_that_itself_inflates_beyond_measure_then_it_is_not_inflated(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(components, "_INFLATED_BYTES", 900_000)
+        monkeypatch.setattr(components, "_INFLATED_TIMES", 100)
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as zipped:
+            zipped.writestr(MEMBER, gzip.compress(b"", mtime=0) * 50_000)
+        body = packed.getvalue()
+        monkeypatch.setattr(zipfile.ZipFile, "open", None)  # what reads a member
+        with pytest.raises(DefaultBackoffException, match="would inflate to more than 900,000"):
+            ExportErrorHandler(parameters={}, config={}).interpret_response(response(body))
 
     @pytest.mark.parametrize("name", ["/etc/passwd", "../../outside.gz", "C:\\x.gz"])
     def test_given_an_unusual_name_when_extracted_then_nothing_is_written_anywhere(
