@@ -51,7 +51,7 @@ from hashlib import blake2b
 from itertools import islice
 from lzma import LZMAError
 from pathlib import Path
-from typing import IO, Any, ClassVar, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple, TypeGuard
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 from weakref import WeakKeyDictionary
 
@@ -89,7 +89,10 @@ from airbyte_cdk.sources.streams.call_rate import (
 from airbyte_cdk.sources.streams.core import StreamData
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
-from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
+from airbyte_cdk.sources.streams.http.exceptions import (
+    BaseBackoffException,
+    DefaultBackoffException,
+)
 from airbyte_cdk.sources.streams.http.request_window_split_exception import (
     RequestWindowSplitRequiredException,
 )
@@ -816,6 +819,8 @@ def _event_of_report(text: str, filters: Sequence[Mapping[str, Any]], user_prope
 # 3 Every request: keys, refusals, prices, and what each record is given
 # -------------------------------------------------------------------------------------------------
 _TOO_FAR_BACK = "Date too far back"
+# Requests given up in a row that end their stream.
+GIVEN_UP_IN_A_ROW = 3
 
 
 @dataclass
@@ -893,11 +898,11 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
     Raises ``AirbyteTracedException`` for a refusal; ``DefaultBackoffException``, which has the CDK
     ask again, for a 200 whose body is no JSON, or tells of an error: the CDK would take it for an
     answer without records. ``is_streamed`` bodies are looked at only when they are HTML.
+    ``OutageError`` when three requests of the stream in a row are given up, and in the place of all
+    that would follow.
     """
 
     is_streamed: bool = False
-    # The ten minutes of the base class would be used up by waiting for the API budget.
-    max_time: int = 2 * 60 * 60
     # The one that all streams share: the CDK gives it to whatever has a field of this name.
     api_budget: APIBudget | None = None
 
@@ -905,13 +910,51 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
         super().__post_init__(parameters)
         if self.api_budget:
             _price_queries(self.api_budget)
+        self._outage = _Outage()
         # The last day that was too far back, and the day after it that the log has named.
         self._too_far_back = self._first_day_logged = ""
         self._lock = threading.Lock()
 
+    @property  # type: ignore[misc]
+    def max_time(self) -> int:
+        """The seconds for which a request may be tried. The CDK looks here before it sends one: so
+        this is where one can be refused."""
+        self._outage.begin_request()
+        return self._max_time
+
+    @max_time.setter
+    def max_time(self, seconds: int) -> None:
+        self._max_time = seconds
+
     def interpret_response(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
+        answer: Any = response_or_exception
+        try:
+            resolution = self.resolve(answer)
+        except DefaultBackoffException as error:
+            # Anything else is a fault of the window's own, such as a damaged member.
+            if error.failure_type is FailureType.transient_error:
+                self._outage.count(answer, str(error), self.max_retries)
+            else:
+                self._outage.end_request()
+            raise
+        except Exception:
+            self._outage.end_request()
+            raise
+        match resolution.response_action:
+            case ResponseAction.RETRY | ResponseAction.RATE_LIMITED:
+                self._outage.count(answer, resolution.error_message or "", self.max_retries)
+            case ResponseAction.SUCCESS | ResponseAction.IGNORE:
+                self._outage.end_request(is_answered=True)
+            case _:
+                self._outage.end_request()
+        return resolution
+
+    def resolve(
+        self, response_or_exception: requests.Response | Exception | None
+    ) -> ErrorResolution:
+        """As ``interpret_response``, which counts what comes of it."""
         if isinstance(response_or_exception, requests.RequestException):
             return _connection_failed(response_or_exception, response_or_exception.request)
         if isinstance(response_or_exception, requests.Response):
@@ -977,6 +1020,82 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
             )
 
 
+class OutageError(AirbyteTracedException):
+    """Ends a stream: of the window that showed that nobody answers, and of all that follow it,
+    which are not asked for."""
+
+
+def was_given_up(error: Exception) -> TypeGuard[AirbyteTracedException]:
+    """Whether an error of the CDK is that of a request whose retries are used up, for reasons that
+    are not its own."""
+    return (
+        isinstance(error, AirbyteTracedException)
+        and isinstance(error._exception, BaseBackoffException)
+        and error.failure_type is FailureType.transient_error
+    )
+
+
+class _Outage:
+    """The requests of a stream in a row that were given up for reasons that are not their own.
+
+    A request is one thread's until it is over. One is given up after ``max_retries``, and when its
+    thread begins another though it was to be tried again: the CDK's ``max_time`` was over, or the
+    wait that Amplitude asked for too long.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._request = threading.local()  # with `tries`, and `said`: of it, and of its last answer
+        self._given_up: list[tuple[str, str]] = []
+
+    def begin_request(self) -> None:
+        if getattr(self._request, "tries", 0):
+            self._give_up()
+        self._refuse_if_out()
+        self._request.tries = 0
+
+    def end_request(self, is_answered: bool = False) -> None:
+        self._request.tries = None
+        with self._lock:
+            if is_answered and len(self._given_up) < GIVEN_UP_IN_A_ROW:
+                self._given_up.clear()
+
+    def count(self, answer: Any, said: str, max_retries: Any) -> None:
+        if getattr(self._request, "tries", None) is None:
+            return
+        self._request.tries += 1
+        self._request.said = _endpoint_and_window(answer), said
+        if self._request.tries > (max_retries or 0):
+            self._give_up()
+            self._refuse_if_out()
+
+    def _give_up(self) -> None:
+        self._request.tries = None
+        with self._lock:
+            self._given_up.append(self._request.said)
+
+    def _refuse_if_out(self) -> None:
+        with self._lock:
+            row = self._given_up[:GIVEN_UP_IN_A_ROW]
+        if len(row) == GIVEN_UP_IN_A_ROW:
+            message = (
+                f"{len(row)} requests in a row were given up after their retries, from {row[0][0]} "
+                f"on. Of the last, {row[-1][0]}: {row[-1][1].rstrip('. ')}. So the stream ends "
+                "here, and nothing more of it is asked for. What was read is kept: run it again "
+                "when Amplitude answers, and it goes on before the gap."
+            )
+            raise OutageError(
+                message=message, internal_message=message, failure_type=FailureType.transient_error
+            )
+
+
+def _endpoint_and_window(answer: requests.Response | requests.RequestException) -> str:
+    if not (request := _request(answer)):
+        return "a request"
+    path = urlsplit(request.url or "").path
+    return f"{path} for {_window(answer)}" if "start" in _query_of(request) else path
+
+
 def _price_queries(budget: APIBudget) -> None:
     """Have a budget weigh each query by its own price; a matcher's ``weight`` is the query type."""
     for policy in budget._policies:
@@ -1019,14 +1138,14 @@ class SecretiveErrorHandler(AmplitudeErrorHandler):
 
     secret_field: str = ""
 
-    def interpret_response(
+    def resolve(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         if isinstance(response_or_exception, requests.Response):
             body = self._without_secrets(response_or_exception.content)
             response_or_exception._content = body.encode()
             response_or_exception.encoding = "utf-8"
-        return super().interpret_response(response_or_exception)
+        return super().resolve(response_or_exception)
 
     def _without_secrets(self, body: bytes) -> str:
         if not body:
@@ -1303,15 +1422,15 @@ _EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\
 
 
 @dataclass
-class ExportErrorHandler(DefaultErrorHandler):
+class ExportErrorHandler(AmplitudeErrorHandler):
     """An export archive counts as a success only when all of it has arrived.
 
     In: a response with an unread ``application/zip`` body. Out: the same response with ``raw``
     replaced by a temporary file that holds the archive, checked against its own directory and
     checksums. The CDK itself never retries a streamed body that breaks off, and would hold an
     unstreamed one (up to 4 GB) in memory. An hour that can't be split any more is unpacked as well
-    before it counts. A 404 in Amplitude's own words, an empty window, is named in the log; other
-    refusals are left to the next handler.
+    before it counts. A 404 in Amplitude's own words, an empty window, is named in the log. Codes
+    for ``too_much`` are left to the next handler. All else is as in the base class.
 
     One that ``is_staged`` is spooled in the staging folder, where ``StagedArchiveExtractor`` has
     only to name it. Of its members, the beginnings are unpacked: all of them would cost several
@@ -1323,30 +1442,31 @@ class ExportErrorHandler(DefaultErrorHandler):
     """
 
     is_staged: bool = False
-    # The ten minutes of the base class would be used up by the download of a large archive.
-    max_time: int = 24 * 60 * 60
+    too_much: list[int] = field(default_factory=list)
 
     def __post_init__(self, parameters: Mapping[str, Any]) -> None:
         super().__post_init__(parameters)
         self._breaks: MutableMapping[requests.PreparedRequest, int] = WeakKeyDictionary()
 
-    def interpret_response(
+    def resolve(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
-        if isinstance(response_or_exception, requests.RequestException):
-            if _is_break(response_or_exception):
-                return self._broken(response_or_exception, response_or_exception)
-            return _connection_failed(response_or_exception, response_or_exception.request)
+        if isinstance(response_or_exception, requests.RequestException) and _is_break(
+            response_or_exception
+        ):
+            return self._broken(response_or_exception, response_or_exception)
         if not isinstance(response_or_exception, requests.Response):
-            return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
+            return super().resolve(response_or_exception)
         response, window = response_or_exception, _window(response_or_exception)
         failure_type = FailureType.transient_error
         try:
             if response.ok or response.history:
                 response.raw = _spool_archive(response, self.is_staged)
                 return SUCCESS_RESOLUTION
-            if response.status_code != 404:
+            if response.status_code in self.too_much:
                 return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
+            if response.status_code != 404:
+                return super().resolve(response)
             if _says_no_events(response):
                 said = f"Export of {window}: no events (HTTP 404: {_error_text(response)})"
                 return ErrorResolution(ResponseAction.IGNORE, error_message=said)
@@ -2646,12 +2766,12 @@ class CohortJobErrorHandler(AmplitudeErrorHandler):
         # By the address, which is one job's.
         self._strange: MutableMapping[str | None, int] = {}
 
-    def interpret_response(
+    def resolve(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         response, status = response_or_exception, None
         try:
-            resolution = super().interpret_response(response)
+            resolution = super().resolve(response)
             if isinstance(response, requests.Response) and response.ok:
                 answer = _parse(response.content)
                 status = answer.get("async_status") if isinstance(answer, dict) else None
@@ -2707,18 +2827,18 @@ class CohortFileErrorHandler(AmplitudeErrorHandler):
     secret for as long, is in no message.
     """
 
-    def interpret_response(
+    def resolve(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         answer = response_or_exception
         if isinstance(answer, requests.RequestException):
-            resolution = super().interpret_response(answer)
+            resolution = super().resolve(answer)
             message = re.sub(r"\?[^\s)]+", "?...", resolution.error_message or "")
             return ErrorResolution(
                 resolution.response_action, resolution.failure_type, error_message=message
             )
         if not isinstance(answer, requests.Response) or not (answer.ok or answer.history):
-            return super().interpret_response(answer)
+            return super().resolve(answer)
         cause: Exception = ValueError("no answer")
         found = f"is HTTP {answer.status_code}"
         try:

@@ -542,10 +542,16 @@ class TestExportErrorHandler:
         assert f"(HTTP 404: {said.decode()}" in str(failure.value)
         assert failure.value.failure_type is FailureType.transient_error
 
-    def test_given_a_refusal_then_it_is_left_to_the_next_handler(self) -> None:
-        resolution = self.handler.interpret_response(response(b"Invalid API Key", 403))
+    def test_given_a_code_for_too_much_then_it_is_left_to_the_next_handler(self) -> None:
+        handler = ExportErrorHandler(parameters={}, config={}, too_much=[413])
+        resolution = handler.interpret_response(response(b"Too large", 413))
         assert resolution.response_action is ResponseAction.FAIL
         assert resolution.error_message is None
+
+    def test_given_a_refusal_then_it_is_raised(self) -> None:
+        said = b'{"error": {"message": "Invalid API Key"}}'
+        with pytest.raises(AirbyteTracedException, match=r"HTTP 403 \(Invalid API Key\)"):
+            self.handler.interpret_response(response(said, 403))
 
     @pytest.mark.parametrize("status", [200, 403, 404])
     def test_given_a_redirect_to_a_page_then_it_is_asked_for_again(self, status: int) -> None:
