@@ -127,6 +127,12 @@ _LIKE_A_DATE = re.compile(
     r"|\d\d?[-/.]\d\d?[-/.]\d{2,4}|[A-Z][a-z]{2,8}\.? \d{1,2}(?:,? \d{4})?",
     re.ASCII,
 )
+# The only sentence of Amplitude's that says that a range has no events.
+_NO_EVENTS = "Raw data files were not found"
+_PARTS_OF_ENVELOPE = {
+    *("code", "errorCode", "extraParams", "http_code", "message", "status", "statusCode"),
+    *("success", "type"),
+}
 _SHAPE_CHARACTERS, _SHAPE_ELEMENTS = 2_000, 1_000
 # Objects whose fields customers have named.
 _SHAPE_OPAQUE = {
@@ -166,24 +172,57 @@ def _excerpt(text: str, length: int) -> str:
     return filter_secrets(text)[:length]
 
 
+def _described(body: IO[bytes]) -> str:
+    """What a body is, without a byte of it: it may be a customer's data."""
+    body.seek(0)
+    begins, checksum = body.read(_CHUNK_BYTES), 0
+    chunk = begins
+    while chunk:
+        checksum = zlib.crc32(chunk, checksum)
+        chunk = body.read(_CHUNK_BYTES)
+    if not begins:
+        return "an empty body"
+    kinds = {b"PK": "a zip", b"\x1f\x8b": "a gzip", b"<": "a page", b"{": "JSON", b"[": "JSON"}
+    start = begins.lstrip()
+    found = (kind for prefix, kind in kinds.items() if start.startswith(prefix))
+    kind = next(found, "binary data" if b"\0" in begins else "a text")
+    return f"{kind} of {body.tell():,} bytes with the checksum {checksum:08x}"
+
+
+def _unquoted_reason(error: Exception) -> str:
+    """What an error says, without what it quotes: names of members, beginnings of bodies."""
+    text = filter_secrets(str(error))
+    text = re.sub(r"(BadStatusLine|InvalidChunkLength)\(.*", r"\1", text, flags=re.DOTALL)
+    if isinstance(error, requests.RequestException):
+        return text
+    return re.sub(r"""\bb?(['"]).*\1|(['"]).*\2""", "...", text, flags=re.DOTALL)
+
+
 def _error_text(response: requests.Response) -> str:
     """What an error response says, on one line: ``message: details`` of Amplitude's envelope
     ``{"error": {"message", "metadata": {"details"}}}``, what the taxonomy, replays and lookup
-    tables have in its place (``{"errors": [{"message"}]}``, ``{"error"}``, ``{"message"}``),
-    otherwise the body's text. Empty for a JSON object or list that came with 200 and tells of no
+    tables have in its place (``{"errors": [{"message"}]}``, ``{"error"}``, ``{"message"}``). Of any
+    other body, what it is. Empty for a JSON object or list that came with 200 and tells of no
     error."""
+    text = response.text.strip() if _is_no_events(response.text) else ""
     try:
         body = response.json()
         if response.ok and (isinstance(body, list) or not body.get("error")):
             return ""
-        error = body["errors"][0] if "errors" in body else body.get("error", body)
-        said = [error]
-        if not isinstance(error, str):
-            said = [error.get("message"), (error.get("metadata") or {}).get("details")]
-        text = ": ".join(part for part in said if part) or response.text
+        if "error" in body or "errors" in body or body.keys() <= _PARTS_OF_ENVELOPE:
+            error = body["errors"][0] if "errors" in body else body.get("error", body)
+            said = [error]
+            if not isinstance(error, str):
+                said = [error.get("message"), (error.get("metadata") or {}).get("details")]
+            text = ": ".join(part for part in said if part)
     except (ValueError, LookupError, TypeError, AttributeError):
-        text = response.text or "an empty body"
-    return _excerpt(" ".join(text.split()), 500)
+        pass
+    return _excerpt(" ".join(text.split()), 500) or _described(io.BytesIO(response.content))
+
+
+def _is_no_events(text: Any) -> bool:
+    """Whether a text is Amplitude's own sentence for a range without events."""
+    return isinstance(text, str) and text.strip().rstrip(".") == _NO_EVENTS
 
 
 def _request(
@@ -1115,7 +1154,7 @@ def _connection_failed(
         ResponseAction.RETRY,
         FailureType.transient_error,
         f"The connection to {host or 'Amplitude'} failed ({type(error).__name__}: "
-        f"{filter_secrets(str(error))}). Check that this machine may reach it over HTTPS (name "
+        f"{_unquoted_reason(error)}). Check that this machine may reach it over HTTPS (name "
         "lookup, firewall, proxy), then try again.",
     )
 
@@ -1123,7 +1162,7 @@ def _connection_failed(
 def _is_too_far_back(response: requests.Response) -> bool:
     """Whether Amplitude says that the plan keeps no such history, which is not about the keys."""
     is_about_days = _asks_for_days(_query(response))
-    return response.status_code == 403 and is_about_days and _TOO_FAR_BACK in _error_text(response)
+    return response.status_code == 403 and is_about_days and _TOO_FAR_BACK in response.text
 
 
 @dataclass
@@ -1133,7 +1172,7 @@ class SecretiveErrorHandler(AmplitudeErrorHandler):
     In: a response with a JSON body. Out: the same response, its body rewritten with the end of each
     secret alone, "…abcd", before anything can show it: records, messages, the log of ``--debug``
     and the Builder's view of responses are all made from it. A transformation would come too late
-    for all but the records. Of a body that is no JSON object nothing is left, for the same reason.
+    for all but the records. A body that is no JSON object becomes an error that says so.
     """
 
     secret_field: str = ""
@@ -1157,7 +1196,8 @@ class SecretiveErrorHandler(AmplitudeErrorHandler):
                 return json.dumps(answer)
         except (ValueError, RecursionError):
             pass
-        return f"{len(body):,} bytes that are no JSON object, and may hold secrets"
+        said = f"{len(body):,} bytes that are no JSON object, and may hold secrets"
+        return json.dumps({"error": said})
 
     def _without_secret(self, found: dict[str, Any]) -> dict[str, Any]:
         if found.get(self.secret_field) is not None:
@@ -1415,8 +1455,9 @@ _STAGED_ADVICE = (
     "Archives stay there until the destination has taken them. Make room; the next sync goes on "
     "where this one ended."
 )
-# The only sentence of Amplitude's that says that a range has no events.
-_NO_EVENTS = "Raw data files were not found"
+_MEMBER_NAME = re.compile(
+    r"(?:\d{1,20}/)?\d{1,20}_\d{4}-\d\d-\d\d_\d\d?#\d{1,9}\.json\.gz", re.ASCII
+)
 _NESTED = frozenset((dict, list))
 _EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)")
 
@@ -1514,12 +1555,13 @@ class ExportErrorHandler(AmplitudeErrorHandler):
             )
         message = (
             f"The connection to {urlsplit(request.url or '').hostname} broke or stayed silent in "
-            f"the export of {window} ({type(error).__name__}: {filter_secrets(str(error))}). Try "
+            f"the export of {window} ({type(error).__name__}: {_unquoted_reason(error)}). Try "
             f"again later{smaller}."
         )
         breaks = self._breaks[request] = self._breaks.get(request, 0) + 1
         if breaks <= _BREAKS_BEFORE_SPLIT or _is_one_hour(window):
-            raise DefaultBackoffException(request, error, message, FailureType.transient_error)
+            failure_type = FailureType.transient_error
+            raise DefaultBackoffException(request, error, message, failure_type) from None
         return ErrorResolution(
             ResponseAction.SPLIT_REQUEST_WINDOW, FailureType.transient_error, message
         )
@@ -1539,7 +1581,7 @@ def _says_no_events(response: requests.Response) -> bool:
     with suppress(AttributeError, LookupError, TypeError, ValueError):
         error = response.json()["error"]
         said = [error.get("message"), (error.get("metadata") or {}).get("details")]
-    return any(isinstance(t, str) and t.strip().rstrip(".") == _NO_EVENTS for t in said)
+    return any(map(_is_no_events, said))
 
 
 def _is_one_hour(window: str) -> bool:
@@ -1588,11 +1630,10 @@ def _check_archive(
     except _DamagedMember:
         raise
     except _UNZIP_ERRORS as error:
-        spooled.seek(0)
-        begins = filter_secrets(repr(spooled.read(80)))
-        raise zipfile.BadZipFile(f"{error}; it begins with {begins}") from error
+        reason = _unquoted_reason(error)
+        raise zipfile.BadZipFile(f"{reason}; it is {_described(spooled)}") from None
     if damaged:
-        raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
+        raise zipfile.BadZipFile(f"the checksum of {_member_name(damaged)} does not match")
 
 
 def _member_count(spooled: IO[bytes]) -> int:
@@ -1631,7 +1672,8 @@ class _Archive(zipfile.ZipFile):
                 bounded = _Counted(gunzip(fileobj=packed), self._count)
                 yield io.BufferedReader(bounded, _CHUNK_BYTES)
         except _UNZIP_ERRORS as error:
-            raise _DamagedMember(f"Member {member.filename} can't be unpacked ({error})") from error
+            name, reason = _member_name(member.filename), _unquoted_reason(error)
+            raise _DamagedMember(f"Member {name} can't be unpacked ({reason})") from None
 
     def _count(self, size: int) -> None:
         self._left -= size
@@ -1640,6 +1682,11 @@ class _Archive(zipfile.ZipFile):
 
     def _too_much(self) -> str:
         return f"the archive would inflate to more than {self._limit:,} bytes"
+
+
+def _member_name(name: str) -> str:
+    """The name of a member if it is one of Amplitude's, which has nothing of a customer."""
+    return name if _MEMBER_NAME.fullmatch(name) else f"with a name of {len(name)} characters"
 
 
 class _Counted(io.RawIOBase):
@@ -1876,9 +1923,9 @@ class ExportArchiveExtractor(RecordExtractor):
             event = _parse_event(line)
         except ValueError:
             raise failure(
-                f"Amplitude sent something that is no event: line {number} of member {member} of "
-                f"the export of {window}. Nothing after it was read. Report the window to "
-                "Amplitude's support."
+                f"Amplitude sent something that is no event: line {number} of member "
+                f"{_member_name(member)} of the export of {window}. Nothing after it was read. "
+                "Report the window to Amplitude's support."
             ) from None  # the cause would quote the line, which is a customer's data
         for name in self.list_fields:
             if name in event:
