@@ -858,12 +858,65 @@ def _event_of_report(text: str, filters: Sequence[Mapping[str, Any]], user_prope
 # 3 Every request: keys, refusals, prices, and what each record is given
 # -------------------------------------------------------------------------------------------------
 _TOO_FAR_BACK = "Date too far back"
+# An answer, but for a streamed one, which may be slow, but must not drip: so many bytes in so long.
+_ANSWER_SECONDS = 60 * 60
+_SLOWEST_BYTES, _SLOWEST_SECONDS = 1024 * 1024, 5 * 60
 # Requests given up in a row that end their stream.
 GIVEN_UP_IN_A_ROW = 3
 
 
+class _Authenticator(DeclarativeAuthenticator):
+    """A key in the header, and bounds in time for the answer: nothing else of ours is shown a
+    request before it is sent, and ``requests`` has no time-out but for silence."""
+
+    def __call__(self, request: requests.PreparedRequest) -> Any:
+        # The CDK calls it again for each retry.
+        if _bound_in_time not in request.hooks["response"]:
+            request.register_hook("response", _bound_in_time)  # type: ignore[no-untyped-call]
+        return super().__call__(request)
+
+    @property
+    def auth_header(self) -> str:
+        return "Authorization"
+
+
+def _bound_in_time(response: requests.Response, **options: Any) -> None:
+    """What ``requests`` calls before it reads a body."""
+    raw: Any = response.raw
+    response.raw = _TimedBody(raw, is_streamed=response.ok and bool(options.get("stream")))
+
+
+class _TimedBody:
+    """A body that takes too long, or drips, breaks off: what is waited for counts, not what whoever
+    reads it does in between."""
+
+    def __init__(self, raw: Any, is_streamed: bool) -> None:
+        self._raw, self._is_streamed = raw, is_streamed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def stream(self, size: int, decode_content: bool | None = None) -> Iterator[bytes]:
+        """As urllib3's, which waits until there are ``size`` bytes."""
+        seconds, received = 0.0, 0
+        while True:
+            asked = time.monotonic()
+            chunk: bytes = self._raw.read1(size, decode_content=decode_content)
+            seconds += time.monotonic() - asked
+            if not chunk:
+                return
+            yield chunk
+            received += len(chunk)
+            if not self._is_streamed and seconds > _ANSWER_SECONDS:
+                raise ProtocolError(f"not all of it had arrived after {_ANSWER_SECONDS} seconds")
+            if self._is_streamed and seconds > _SLOWEST_SECONDS:
+                if received < _SLOWEST_BYTES:
+                    raise ProtocolError(f"{received} bytes in {seconds:.0f} seconds are too slow")
+                seconds, received = 0.0, 0
+
+
 @dataclass
-class SecretiveBasicHttpAuthenticator(DeclarativeAuthenticator):
+class SecretiveBasicHttpAuthenticator(_Authenticator):
     """HTTP Basic with the two keys as they stand in the config, which no log shows in any form.
 
     ``username_field`` and ``password_field`` name fields of the config. The built-in authenticator
@@ -882,16 +935,12 @@ class SecretiveBasicHttpAuthenticator(DeclarativeAuthenticator):
         keep_secret(self._token)
 
     @property
-    def auth_header(self) -> str:
-        return "Authorization"
-
-    @property
     def token(self) -> str:
         return f"Basic {self._token}"
 
 
 @dataclass
-class SecretiveBearerAuthenticator(DeclarativeAuthenticator):
+class SecretiveBearerAuthenticator(_Authenticator):
     """HTTP Bearer with the key of the config's field ``key_field``, for the reasons above.
 
     Raises ``AirbyteTracedException`` (config error) for a key that no header can hold: what is
@@ -900,7 +949,6 @@ class SecretiveBearerAuthenticator(DeclarativeAuthenticator):
 
     config: Mapping[str, Any]
     key_field: str
-    auth_header = SecretiveBasicHttpAuthenticator.auth_header
 
     def __post_init__(self) -> None:
         [self._key] = _hidden_keys(self.config, self.key_field)
