@@ -51,7 +51,7 @@ from hashlib import blake2b
 from itertools import chain, islice
 from lzma import LZMAError
 from pathlib import Path
-from typing import IO, Any, ClassVar, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple, TypeGuard
 from urllib.parse import parse_qsl, quote, quote_plus, urljoin, urlsplit
 from weakref import WeakKeyDictionary
 
@@ -97,7 +97,10 @@ from airbyte_cdk.sources.streams.call_rate import (
 from airbyte_cdk.sources.streams.core import StreamData
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
-from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
+from airbyte_cdk.sources.streams.http.exceptions import (
+    BaseBackoffException,
+    DefaultBackoffException,
+)
 from airbyte_cdk.sources.streams.http.request_window_split_exception import (
     RequestWindowSplitRequiredException,
 )
@@ -138,6 +141,12 @@ _LIKE_A_DATE = re.compile(
     r"|\d\d?[-/.]\d\d?[-/.]\d{2,4}|[A-Z][a-z]{2,8}\.? \d{1,2}(?:,? \d{4})?",
     re.ASCII,
 )
+# The only sentence of Amplitude's that says that a range has no events.
+_NO_EVENTS = "Raw data files were not found"
+_PARTS_OF_ENVELOPE = {
+    *("code", "errorCode", "extraParams", "http_code", "message", "status", "statusCode"),
+    *("success", "type"),
+}
 _SHAPE_CHARACTERS, _SHAPE_ELEMENTS = 2_000, 1_000
 # Objects whose fields customers have named.
 _SHAPE_OPAQUE = {
@@ -190,24 +199,57 @@ def _seen(character: str) -> str:
     return character if is_seen else character.encode("unicode_escape").decode("ascii")
 
 
+def _described(body: IO[bytes]) -> str:
+    """What a body is, without a byte of it: it may be a customer's data."""
+    body.seek(0)
+    begins, checksum = body.read(_CHUNK_BYTES), 0
+    chunk = begins
+    while chunk:
+        checksum = zlib.crc32(chunk, checksum)
+        chunk = body.read(_CHUNK_BYTES)
+    if not begins:
+        return "an empty body"
+    kinds = {b"PK": "a zip", b"\x1f\x8b": "a gzip", b"<": "a page", b"{": "JSON", b"[": "JSON"}
+    start = begins.lstrip()
+    found = (kind for prefix, kind in kinds.items() if start.startswith(prefix))
+    kind = next(found, "binary data" if b"\0" in begins else "a text")
+    return f"{kind} of {body.tell():,} bytes with the checksum {checksum:08x}"
+
+
+def _unquoted_reason(error: Exception) -> str:
+    """What an error says, without what it quotes: names of members, beginnings of bodies."""
+    text = filter_secrets(str(error))
+    text = re.sub(r"(BadStatusLine|InvalidChunkLength)\(.*", r"\1", text, flags=re.DOTALL)
+    if isinstance(error, requests.RequestException):
+        return text
+    return re.sub(r"""\bb?(['"]).*\1|(['"]).*\2""", "...", text, flags=re.DOTALL)
+
+
 def _error_text(response: requests.Response) -> str:
     """What an error response says, on one line: ``message: details`` of Amplitude's envelope
     ``{"error": {"message", "metadata": {"details"}}}``, what the taxonomy, replays and lookup
-    tables have in its place (``{"errors": [{"message"}]}``, ``{"error"}``, ``{"message"}``),
-    otherwise the body's text. Empty for a JSON object or list that came with 200 and tells of no
+    tables have in its place (``{"errors": [{"message"}]}``, ``{"error"}``, ``{"message"}``). Of any
+    other body, what it is. Empty for a JSON object or list that came with 200 and tells of no
     error."""
+    text = response.text.strip() if _is_no_events(response.text) else ""
     try:
         body = response.json()
         if response.ok and (isinstance(body, list) or not body.get("error")):
             return ""
-        error = body["errors"][0] if "errors" in body else body.get("error", body)
-        said = [error]
-        if not isinstance(error, str):
-            said = [error.get("message"), (error.get("metadata") or {}).get("details")]
-        text = ": ".join(part for part in said if part) or response.text
+        if "error" in body or "errors" in body or body.keys() <= _PARTS_OF_ENVELOPE:
+            error = body["errors"][0] if "errors" in body else body.get("error", body)
+            said = [error]
+            if not isinstance(error, str):
+                said = [error.get("message"), (error.get("metadata") or {}).get("details")]
+            text = ": ".join(part for part in said if part)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        text = response.text or "an empty body"
-    return _excerpt(" ".join(text.split()), 500)
+        pass
+    return _excerpt(" ".join(text.split()), 500) or _described(io.BytesIO(response.content))
+
+
+def _is_no_events(text: Any) -> bool:
+    """Whether a text is Amplitude's own sentence for a range without events."""
+    return isinstance(text, str) and text.strip().rstrip(".") == _NO_EVENTS
 
 
 def _request(
@@ -939,16 +981,62 @@ def _event_of_report(text: str, filters: Sequence[Mapping[str, Any]], user_prope
 # 3 Every request: keys, refusals, prices, and what each record is given
 # -------------------------------------------------------------------------------------------------
 _TOO_FAR_BACK = "Date too far back"
+# An answer, but for a streamed one, which may be slow, but must not drip: so many bytes in so long.
+_ANSWER_SECONDS = 60 * 60
+_SLOWEST_BYTES, _SLOWEST_SECONDS = 1024 * 1024, 5 * 60
+# Requests given up in a row that end their stream.
+GIVEN_UP_IN_A_ROW = 3
 
 
 class _Authenticator(DeclarativeAuthenticator):
-    """Adds the header of its heirs, and looks at each redirect before it is followed: all requests
-    of all streams pass here."""
+    """A key in the header, bounds in time for the answer, and a look at each redirect before it is
+    followed: nothing else of ours is shown a request before it is sent, and ``requests`` has no
+    time-out but for silence."""
 
     def __call__(self, request: requests.PreparedRequest) -> Any:
-        if _look_at_redirect not in request.hooks["response"]:
-            request.hooks["response"].append(_look_at_redirect)
+        hooks = request.hooks["response"]
+        # The CDK calls it again for each retry.
+        hooks += [hook for hook in (_look_at_redirect, _bound_in_time) if hook not in hooks]
         return super().__call__(request)
+
+    @property
+    def auth_header(self) -> str:
+        return "Authorization"
+
+
+def _bound_in_time(response: requests.Response, **options: Any) -> None:
+    """What ``requests`` calls before it reads a body."""
+    raw: Any = response.raw
+    response.raw = _TimedBody(raw, is_streamed=response.ok and bool(options.get("stream")))
+
+
+class _TimedBody:
+    """A body that takes too long, or drips, breaks off: what is waited for counts, not what whoever
+    reads it does in between."""
+
+    def __init__(self, raw: Any, is_streamed: bool) -> None:
+        self._raw, self._is_streamed = raw, is_streamed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def stream(self, size: int, decode_content: bool | None = None) -> Iterator[bytes]:
+        """As urllib3's, which waits until there are ``size`` bytes."""
+        seconds, received = 0.0, 0
+        while True:
+            asked = time.monotonic()
+            chunk: bytes = self._raw.read1(size, decode_content=decode_content)
+            seconds += time.monotonic() - asked
+            if not chunk:
+                return
+            yield chunk
+            received += len(chunk)
+            if not self._is_streamed and seconds > _ANSWER_SECONDS:
+                raise ProtocolError(f"not all of it had arrived after {_ANSWER_SECONDS} seconds")
+            if self._is_streamed and seconds > _SLOWEST_SECONDS:
+                if received < _SLOWEST_BYTES:
+                    raise ProtocolError(f"{received} bytes in {seconds:.0f} seconds are too slow")
+                seconds, received = 0.0, 0
 
 
 def _look_at_redirect(response: requests.Response, **_: Any) -> None:
@@ -1000,10 +1088,6 @@ class SecretiveBasicHttpAuthenticator(_Authenticator):
         keep_secret(self._token)
 
     @property
-    def auth_header(self) -> str:
-        return "Authorization"
-
-    @property
     def token(self) -> str:
         return f"Basic {self._token}"
 
@@ -1018,7 +1102,6 @@ class SecretiveBearerAuthenticator(_Authenticator):
 
     config: Mapping[str, Any]
     key_field: str
-    auth_header = SecretiveBasicHttpAuthenticator.auth_header
 
     def __post_init__(self) -> None:
         [self._key] = _hidden_keys(self.config, self.key_field)
@@ -1055,11 +1138,11 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
     Raises ``AirbyteTracedException`` for a refusal; ``DefaultBackoffException``, which has the CDK
     ask again, for a 200 whose body is no JSON, or tells of an error: the CDK would take it for an
     answer without records. ``is_streamed`` bodies are looked at only when they are HTML.
+    ``OutageError`` when three requests of the stream in a row are given up, and in the place of all
+    that would follow.
     """
 
     is_streamed: bool = False
-    # The ten minutes of the base class would be used up by waiting for the API budget.
-    max_time: int = 2 * 60 * 60
     # The one that all streams share: the CDK gives it to whatever has a field of this name.
     api_budget: APIBudget | None = None
 
@@ -1067,13 +1150,51 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
         super().__post_init__(parameters)
         if self.api_budget:
             _price_queries(self.api_budget)
+        self._outage = _Outage()
         # The last day that was too far back, and the day after it that the log has named.
         self._too_far_back = self._first_day_logged = ""
         self._lock = threading.Lock()
 
+    @property  # type: ignore[misc]
+    def max_time(self) -> int:
+        """The seconds for which a request may be tried. The CDK looks here before it sends one: so
+        this is where one can be refused."""
+        self._outage.begin_request()
+        return self._max_time
+
+    @max_time.setter
+    def max_time(self, seconds: int) -> None:
+        self._max_time = seconds
+
     def interpret_response(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
+        answer: Any = response_or_exception
+        try:
+            resolution = self.resolve(answer)
+        except DefaultBackoffException as error:
+            # Anything else is a fault of the window's own, such as a damaged member.
+            if error.failure_type is FailureType.transient_error:
+                self._outage.count(answer, str(error), self.max_retries)
+            else:
+                self._outage.end_request()
+            raise
+        except Exception:
+            self._outage.end_request()
+            raise
+        match resolution.response_action:
+            case ResponseAction.RETRY | ResponseAction.RATE_LIMITED:
+                self._outage.count(answer, resolution.error_message or "", self.max_retries)
+            case ResponseAction.SUCCESS | ResponseAction.IGNORE:
+                self._outage.end_request(is_answered=True)
+            case _:
+                self._outage.end_request()
+        return resolution
+
+    def resolve(
+        self, response_or_exception: requests.Response | Exception | None
+    ) -> ErrorResolution:
+        """As ``interpret_response``, which counts what comes of it."""
         if isinstance(response_or_exception, requests.RequestException):
             return _connection_failed(response_or_exception, response_or_exception.request)
         if isinstance(response_or_exception, requests.Response):
@@ -1139,6 +1260,82 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
             )
 
 
+class OutageError(AirbyteTracedException):
+    """Ends a stream: of the window that showed that nobody answers, and of all that follow it,
+    which are not asked for."""
+
+
+def was_given_up(error: Exception) -> TypeGuard[AirbyteTracedException]:
+    """Whether an error of the CDK is that of a request whose retries are used up, for reasons that
+    are not its own."""
+    return (
+        isinstance(error, AirbyteTracedException)
+        and isinstance(error._exception, BaseBackoffException)
+        and error.failure_type is FailureType.transient_error
+    )
+
+
+class _Outage:
+    """The requests of a stream in a row that were given up for reasons that are not their own.
+
+    A request is one thread's until it is over. One is given up after ``max_retries``, and when its
+    thread begins another though it was to be tried again: the CDK's ``max_time`` was over, or the
+    wait that Amplitude asked for too long.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._request = threading.local()  # with `tries`, and `said`: of it, and of its last answer
+        self._given_up: list[tuple[str, str]] = []
+
+    def begin_request(self) -> None:
+        if getattr(self._request, "tries", 0):
+            self._give_up()
+        self._refuse_if_out()
+        self._request.tries = 0
+
+    def end_request(self, is_answered: bool = False) -> None:
+        self._request.tries = None
+        with self._lock:
+            if is_answered and len(self._given_up) < GIVEN_UP_IN_A_ROW:
+                self._given_up.clear()
+
+    def count(self, answer: Any, said: str, max_retries: Any) -> None:
+        if getattr(self._request, "tries", None) is None:
+            return
+        self._request.tries += 1
+        self._request.said = _endpoint_and_window(answer), said
+        if self._request.tries > (max_retries or 0):
+            self._give_up()
+            self._refuse_if_out()
+
+    def _give_up(self) -> None:
+        self._request.tries = None
+        with self._lock:
+            self._given_up.append(self._request.said)
+
+    def _refuse_if_out(self) -> None:
+        with self._lock:
+            row = self._given_up[:GIVEN_UP_IN_A_ROW]
+        if len(row) == GIVEN_UP_IN_A_ROW:
+            message = (
+                f"{len(row)} requests in a row were given up after their retries, from {row[0][0]} "
+                f"on. Of the last, {row[-1][0]}: {row[-1][1].rstrip('. ')}. So the stream ends "
+                "here, and nothing more of it is asked for. What was read is kept: run it again "
+                "when Amplitude answers, and it goes on before the gap."
+            )
+            raise OutageError(
+                message=message, internal_message=message, failure_type=FailureType.transient_error
+            )
+
+
+def _endpoint_and_window(answer: requests.Response | requests.RequestException) -> str:
+    if not (request := _request(answer)):
+        return "a request"
+    path = urlsplit(request.url or "").path
+    return f"{path} for {_window(answer)}" if "start" in _query_of(request) else path
+
+
 def _price_queries(budget: APIBudget) -> None:
     """Have a budget weigh each query by its own price; a matcher's ``weight`` is the query type."""
     for policy in budget._policies:
@@ -1158,7 +1355,7 @@ def _connection_failed(
         ResponseAction.RETRY,
         FailureType.transient_error,
         f"The connection to {host or 'Amplitude'} failed ({type(error).__name__}: "
-        f"{filter_secrets(str(error))}). Check that this machine may reach it over HTTPS (name "
+        f"{_unquoted_reason(error)}). Check that this machine may reach it over HTTPS (name "
         "lookup, firewall, proxy), then try again.",
     )
 
@@ -1166,7 +1363,7 @@ def _connection_failed(
 def _is_too_far_back(response: requests.Response) -> bool:
     """Whether Amplitude says that the plan keeps no such history, which is not about the keys."""
     is_about_days = _asks_for_days(_query(response))
-    return response.status_code == 403 and is_about_days and _TOO_FAR_BACK in _error_text(response)
+    return response.status_code == 403 and is_about_days and _TOO_FAR_BACK in response.text
 
 
 @dataclass
@@ -1176,19 +1373,19 @@ class SecretiveErrorHandler(AmplitudeErrorHandler):
     In: a response with a JSON body. Out: the same response, its body rewritten with the end of each
     secret alone, "…abcd", before anything can show it: records, messages, the log of ``--debug``
     and the Builder's view of responses are all made from it. A transformation would come too late
-    for all but the records. Of a body that is no JSON object nothing is left, for the same reason.
+    for all but the records. A body that is no JSON object becomes an error that says so.
     """
 
     secret_field: str = ""
 
-    def interpret_response(
+    def resolve(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         if isinstance(response_or_exception, requests.Response):
             body = self._without_secrets(response_or_exception.content)
             response_or_exception._content = body.encode()
             response_or_exception.encoding = "utf-8"
-        return super().interpret_response(response_or_exception)
+        return super().resolve(response_or_exception)
 
     def _without_secrets(self, body: bytes) -> str:
         if not body:
@@ -1200,7 +1397,8 @@ class SecretiveErrorHandler(AmplitudeErrorHandler):
                 return json.dumps(answer)
         except (ValueError, RecursionError):
             pass
-        return f"{len(body):,} bytes that are no JSON object, and may hold secrets"
+        said = f"{len(body):,} bytes that are no JSON object, and may hold secrets"
+        return json.dumps({"error": said})
 
     def _without_secret(self, found: dict[str, Any]) -> dict[str, Any]:
         if found.get(self.secret_field) is not None:
@@ -1546,6 +1744,8 @@ def _is_partition(value: Any) -> bool:
 # -------------------------------------------------------------------------------------------------
 _GIVE_WAY_BYTES = 128 * 1024
 _LINE_BYTES = 32 * 1024 * 1024
+# What members may hold all in all, whatever is packed; above it, so many times of what is packed.
+_INFLATED_BYTES, _INFLATED_TIMES = 1024**3, 1_000
 _BREAKS_BEFORE_SPLIT = 2
 # zipfile and gzip raise more than their own errors for damaged or unusual archives.
 _UNZIP_ERRORS = (
@@ -1567,22 +1767,23 @@ _STAGED_ADVICE = (
     "Archives stay there until the destination has taken them. Make room; the next sync goes on "
     "where this one ended."
 )
-# The only sentence of Amplitude's that says that a range has no events.
-_NO_EVENTS = "Raw data files were not found"
+_MEMBER_NAME = re.compile(
+    r"(?:\d{1,20}/)?\d{1,20}_\d{4}-\d\d-\d\d_\d\d?#\d{1,9}\.json\.gz", re.ASCII
+)
 _NESTED = frozenset((dict, list))
 _EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)")
 
 
 @dataclass
-class ExportErrorHandler(DefaultErrorHandler):
+class ExportErrorHandler(AmplitudeErrorHandler):
     """An export archive counts as a success only when all of it has arrived.
 
     In: a response with an unread ``application/zip`` body. Out: the same response with ``raw``
     replaced by a temporary file that holds the archive, checked against its own directory and
     checksums. The CDK itself never retries a streamed body that breaks off, and would hold an
     unstreamed one (up to 4 GB) in memory. An hour that can't be split any more is unpacked as well
-    before it counts. A 404 in Amplitude's own words, an empty window, is named in the log; other
-    refusals are left to the next handler.
+    before it counts. A 404 in Amplitude's own words, an empty window, is named in the log. Codes
+    for ``too_much`` are left to the next handler. All else is as in the base class.
 
     One that ``is_staged`` is spooled in the staging folder, where ``StagedArchiveExtractor`` has
     only to name it. Of its members, the beginnings are unpacked: all of them would cost several
@@ -1594,30 +1795,31 @@ class ExportErrorHandler(DefaultErrorHandler):
     """
 
     is_staged: bool = False
-    # The ten minutes of the base class would be used up by the download of a large archive.
-    max_time: int = 24 * 60 * 60
+    too_much: list[int] = field(default_factory=list)
 
     def __post_init__(self, parameters: Mapping[str, Any]) -> None:
         super().__post_init__(parameters)
         self._breaks: MutableMapping[requests.PreparedRequest, int] = WeakKeyDictionary()
 
-    def interpret_response(
+    def resolve(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
-        if isinstance(response_or_exception, requests.RequestException):
-            if _is_break(response_or_exception):
-                return self._broken(response_or_exception, response_or_exception)
-            return _connection_failed(response_or_exception, response_or_exception.request)
+        if isinstance(response_or_exception, requests.RequestException) and _is_break(
+            response_or_exception
+        ):
+            return self._broken(response_or_exception, response_or_exception)
         if not isinstance(response_or_exception, requests.Response):
-            return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
+            return super().resolve(response_or_exception)
         response, window = response_or_exception, _window(response_or_exception)
         failure_type = FailureType.transient_error
         try:
             if response.ok or response.history:
                 response.raw = _spool_archive(response, self.is_staged)
                 return SUCCESS_RESOLUTION
-            if response.status_code != 404:
+            if response.status_code in self.too_much:
                 return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
+            if response.status_code != 404:
+                return super().resolve(response)
             if _says_no_events(response):
                 said = f"Export of {window}: no events (HTTP 404: {_error_text(response)})"
                 return ErrorResolution(ResponseAction.IGNORE, error_message=said)
@@ -1665,12 +1867,13 @@ class ExportErrorHandler(DefaultErrorHandler):
             )
         message = (
             f"The connection to {urlsplit(request.url or '').hostname} broke or stayed silent in "
-            f"the export of {window} ({type(error).__name__}: {filter_secrets(str(error))}). Try "
+            f"the export of {window} ({type(error).__name__}: {_unquoted_reason(error)}). Try "
             f"again later{smaller}."
         )
         breaks = self._breaks[request] = self._breaks.get(request, 0) + 1
         if breaks <= _BREAKS_BEFORE_SPLIT or _is_one_hour(window):
-            raise DefaultBackoffException(request, error, message, FailureType.transient_error)
+            failure_type = FailureType.transient_error
+            raise DefaultBackoffException(request, error, message, failure_type) from None
         return ErrorResolution(
             ResponseAction.SPLIT_REQUEST_WINDOW, FailureType.transient_error, message
         )
@@ -1690,7 +1893,7 @@ def _says_no_events(response: requests.Response) -> bool:
     with suppress(AttributeError, LookupError, TypeError, ValueError):
         error = response.json()["error"]
         said = [error.get("message"), (error.get("metadata") or {}).get("details")]
-    return any(isinstance(t, str) and t.strip().rstrip(".") == _NO_EVENTS for t in said)
+    return any(map(_is_no_events, said))
 
 
 def _is_one_hour(window: str) -> bool:
@@ -1724,7 +1927,7 @@ def _check_archive(
     spooled: IO[bytes], is_to_be_unpacked: bool, only_beginnings: bool = False
 ) -> None:
     try:
-        with zipfile.ZipFile(spooled) as archive:
+        with _Archive(spooled) as archive:
             # A damaged directory may hide a member from zipfile, which does not count them.
             if (len(archive.filelist) - _member_count(spooled)) % 2**16:
                 raise zipfile.BadZipFile("its directory is incomplete")
@@ -1733,17 +1936,16 @@ def _check_archive(
                 raise zipfile.BadZipFile("a member has lost its size")
             damaged = archive.testzip()
             for member in archive.infolist() if is_to_be_unpacked and not damaged else ():
-                with _unpacked(gzip.GzipFile, archive, member) as lines:
+                with archive.unpacked(gzip.GzipFile, member) as lines:
                     while lines.read(_CHUNK_BYTES) and not only_beginnings:
                         pass
     except _DamagedMember:
         raise
     except _UNZIP_ERRORS as error:
-        spooled.seek(0)
-        begins = filter_secrets(repr(spooled.read(80)))
-        raise zipfile.BadZipFile(f"{error}; it begins with {begins}") from error
+        reason = _unquoted_reason(error)
+        raise zipfile.BadZipFile(f"{reason}; it is {_described(spooled)}") from None
     if damaged:
-        raise zipfile.BadZipFile(f"the checksum of {_name(damaged)} does not match")
+        raise zipfile.BadZipFile(f"the checksum of {_member_name(damaged)} does not match")
 
 
 def _member_count(spooled: IO[bytes]) -> int:
@@ -1759,16 +1961,60 @@ def _member_count(spooled: IO[bytes]) -> int:
     return int(struct.unpack_from("<H", end, 6)[0])
 
 
-@contextmanager
-def _unpacked(
-    gunzip: Callable[..., Any], archive: zipfile.ZipFile, member: zipfile.ZipInfo
-) -> Iterator[io.BufferedReader]:
-    try:
-        with archive.open(member) as packed:
-            yield io.BufferedReader(gunzip(fileobj=packed), _CHUNK_BYTES)
-    except _UNZIP_ERRORS as error:
-        name = _name(member.filename)
-        raise _DamagedMember(f"Member {name} can't be unpacked ({error})") from error
+class _Archive(zipfile.ZipFile):
+    """An export, whose members must not inflate beyond all measure.
+
+    Raises ``zipfile.BadZipFile`` when its directory says that they do.
+    """
+
+    def __init__(self, spooled: IO[bytes]) -> None:
+        super().__init__(spooled)
+        packed = sum(member.compress_size for member in self.filelist)
+        self._left = self._limit = max(_INFLATED_BYTES, _INFLATED_TIMES * packed)
+        if sum(member.file_size for member in self.filelist) > self._limit:
+            self.close()
+            raise zipfile.BadZipFile(self._too_much())
+
+    @contextmanager
+    def unpacked(
+        self, gunzip: Callable[..., Any], member: zipfile.ZipInfo
+    ) -> Iterator[io.BufferedReader]:
+        try:
+            with self.open(member) as packed:
+                bounded = _Counted(gunzip(fileobj=packed), self._count)
+                yield io.BufferedReader(bounded, _CHUNK_BYTES)
+        except _UNZIP_ERRORS as error:
+            name, reason = _member_name(member.filename), _unquoted_reason(error)
+            raise _DamagedMember(f"Member {name} can't be unpacked ({reason})") from None
+
+    def _count(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise zipfile.BadZipFile(self._too_much())
+
+    def _too_much(self) -> str:
+        return f"the archive would inflate to more than {self._limit:,} bytes"
+
+
+def _member_name(name: str) -> str:
+    """The name of a member if it is one of Amplitude's, which has nothing of a customer."""
+    return name if _MEMBER_NAME.fullmatch(name) else f"with a name of {len(name)} characters"
+
+
+class _Counted(io.RawIOBase):
+    """What is read from a file, with each length shown to ``count``."""
+
+    def __init__(self, file: Any, count: Callable[[int], None]) -> None:
+        super().__init__()
+        self._file, self._count = file, count
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size: int = self._file.readinto(buffer)
+        self._count(size)
+        return size
 
 
 class LeftOutEvent(dict[str, Any]):
@@ -1952,16 +2198,15 @@ class ExportArchiveExtractor(RecordExtractor):
         window = _window(response)
         # As the first 13 characters of a timestamp.
         last_hour = datetime.strptime(window[-11:], "%Y%m%dT%H").strftime("%Y-%m-%dT%H")
-        with self._one_by_one, response.raw as spooled, zipfile.ZipFile(spooled) as archive:
+        raw: Any = response.raw
+        with self._one_by_one, raw as spooled, _Archive(spooled) as archive:
             started = reported = time.monotonic()
             members = [m for m in archive.infolist() if m.file_size]
             events = unreported_bytes = 0
             left_out_before = self._filter.left_out if self._filter else 0
             for files, member in enumerate(members):
-                for line_number, line in enumerate(
-                    _lines(self.gunzip, archive, member, window), start=1
-                ):
-                    if not line.isspace():
+                for line_number, line, is_blank in _lines(self.gunzip, archive, member, window):
+                    if not is_blank:
                         yield self._event(line, line_number, member.filename, window, last_hour)
                         events += 1
                     unreported_bytes += len(line)
@@ -1994,9 +2239,9 @@ class ExportArchiveExtractor(RecordExtractor):
             event = _parse_event(line)
         except ValueError:
             raise failure(
-                f"Amplitude sent something that is no event: line {number} of member {member} of "
-                f"the export of {window}. Nothing after it was read. Report the window to "
-                "Amplitude's support."
+                f"Amplitude sent something that is no event: line {number} of member "
+                f"{_member_name(member)} of the export of {window}. Nothing after it was read. "
+                "Report the window to Amplitude's support."
             ) from None  # the cause would quote the line, which is a customer's data
         for name in self.list_fields:
             if name in event:
@@ -2016,12 +2261,26 @@ class ExportArchiveExtractor(RecordExtractor):
 
 
 def _lines(
-    gunzip: Callable[..., Any], archive: zipfile.ZipFile, member: zipfile.ZipInfo, window: str
-) -> Iterator[bytes]:
+    gunzip: Callable[..., Any], archive: _Archive, member: zipfile.ZipInfo, window: str
+) -> Iterator[tuple[int, bytes, bool]]:
+    """The lines of a member, each with its number, and whether it is blank; a stretch of blank ones
+    as one, since 256 MB of them fit into 700 bytes."""
+    number = 1
     try:
-        with _unpacked(gunzip, archive, member) as lines:
+        with archive.unpacked(gunzip, member) as lines:
             # Not a plain iteration: a line may not grow beyond all bounds.
-            yield from iter(partial(lines.readline, _LINE_BYTES), b"")
+            while line := lines.readline(_LINE_BYTES):
+                if not line.isspace():
+                    yield number, line, False
+                    number += 1
+                    continue
+                while line:
+                    yield number, line, True
+                    number += line.count(b"\n")
+                    ahead = lines.peek()
+                    blank = ahead[: len(ahead) - len(ahead.lstrip())]
+                    # Blanks may be the beginning of an event.
+                    line = lines.read(blank.rfind(b"\n") + 1)
     except _DamagedMember as error:
         message = f"{error} in the export of {window}."
         _LOGGER.warning(f"{message} Its hours are read again; their events may come twice.")
@@ -3303,12 +3562,12 @@ class CohortJobErrorHandler(AmplitudeErrorHandler):
         # By the address, which is one job's.
         self._strange: MutableMapping[str | None, int] = {}
 
-    def interpret_response(
+    def resolve(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         response, status = response_or_exception, None
         try:
-            resolution = super().interpret_response(response)
+            resolution = super().resolve(response)
             if isinstance(response, requests.Response) and response.ok:
                 answer = _parse(response.content)
                 status = answer.get("async_status") if isinstance(answer, dict) else None
@@ -3370,18 +3629,18 @@ class CohortFileErrorHandler(AmplitudeErrorHandler):
         if self.api_budget:
             _hide_addresses(self.api_budget)
 
-    def interpret_response(
+    def resolve(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         answer = response_or_exception
         if isinstance(answer, requests.RequestException):
-            resolution = super().interpret_response(answer)
+            resolution = super().resolve(answer)
             message = re.sub(r"\?[^\s)]+", "?...", resolution.error_message or "")
             return ErrorResolution(
                 resolution.response_action, resolution.failure_type, error_message=message
             )
         if not isinstance(answer, requests.Response) or not (answer.ok or answer.history):
-            return super().interpret_response(answer)
+            return super().resolve(answer)
         cause: Exception = ValueError("no answer")
         found = f"is HTTP {answer.status_code}"
         try:

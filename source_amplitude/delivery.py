@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from traceback import StackSummary, walk_tb
 from types import ModuleType
 from typing import Any
@@ -27,9 +28,15 @@ from airbyte_cdk.logger import PRINT_BUFFER
 from airbyte_cdk.models import AirbyteMessage, AirbyteRecordMessage, StreamDescriptor
 from airbyte_cdk.sources.concurrent_source.concurrent_read_processor import ConcurrentReadProcessor
 from airbyte_cdk.sources.concurrent_source.concurrent_source import ConcurrentSource
+from airbyte_cdk.sources.concurrent_source.partition_generation_completed_sentinel import (
+    PartitionGenerationCompletedSentinel,
+)
 from airbyte_cdk.sources.concurrent_source.stream_thread_exception import StreamThreadException
 from airbyte_cdk.sources.connector_state_manager import HashableStreamDescriptor
-from airbyte_cdk.sources.streams.concurrent.partitions.types import QueueItem
+from airbyte_cdk.sources.streams.concurrent.partitions.types import (
+    PartitionCompleteSentinel,
+    QueueItem,
+)
 from airbyte_cdk.sources.types import Record
 from airbyte_cdk.sources.utils.record_helper import stream_data_to_airbyte_message
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
@@ -231,11 +238,58 @@ def _made_plain(error: Exception, stream: str) -> AirbyteTracedException:
 
 class BatchingSource(PlainSource):
     """Counts a batch as the records it has in the log, too. One without any is for the cursor only,
-    to which the thread that reads shows it."""
+    to which the thread that reads shows it.
+
+    An outage is one error of its stream. Those of requests that were given up are logged at once,
+    but shown when their stream is done, unless the error of an outage has told of them.
+    """
 
     _filter: components.EventFilter | None = None
 
+    @cached_property
+    def _given_up(self) -> defaultdict[str, list[AirbyteTracedException]]:
+        return defaultdict(list)
+
+    @cached_property
+    def _told(self) -> dict[str, int]:
+        """How many more errors the one of an outage has told of, by the stream that it has ended:
+        threads may be late to hand over theirs."""
+        return {}
+
     def _handle_item(
+        self, item: QueueItem, processor: ConcurrentReadProcessor
+    ) -> Iterable[AirbyteMessage]:
+        if isinstance(item, StreamThreadException) and self._is_for_later(item, processor):
+            return
+        yield from self._handle_now(item, processor)
+        if isinstance(item, PartitionCompleteSentinel | PartitionGenerationCompletedSentinel):
+            for name in filter(processor._is_stream_done, [*self._given_up]):
+                for error in self._given_up.pop(name):
+                    yield _made_plain(error, name).as_airbyte_message(None)
+
+    def _is_for_later(self, item: StreamThreadException, processor: Any) -> bool:
+        """Whether an error is not to be shown now. The CDK is told of its window all the same, by
+        the sentinel that follows."""
+        name, error = item.stream_name, item.exception
+        waiting = self._given_up[name]
+        if isinstance(error, components.OutageError):
+            is_known = name in self._told
+            if not is_known:
+                told = components.GIVEN_UP_IN_A_ROW - 1
+                self._told[name] = max(0, told - len(waiting))
+                del waiting[-told:]
+            return is_known
+        if not components.was_given_up(error):
+            return False
+        self._logger.exception(f"Exception while syncing stream {name}", exc_info=error)
+        processor._flag_exception(name, error)
+        if self._told.get(name):
+            self._told[name] -= 1
+        else:
+            waiting.append(error)
+        return True
+
+    def _handle_now(
         self, item: QueueItem, processor: ConcurrentReadProcessor
     ) -> Iterable[AirbyteMessage]:
         batch = item.data.get(_BATCH) if isinstance(item, Record) else None

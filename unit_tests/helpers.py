@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
@@ -116,6 +117,11 @@ def days(first: str, last: str) -> list[str]:
     """All days from the first to the last, as a dashboard answer lists them."""
     start, end = date.fromisoformat(first), date.fromisoformat(last)
     return [(start + timedelta(days=n)).isoformat() for n in range((end - start).days + 1)]
+
+
+def described(body: bytes, kind: str) -> str:
+    """What messages say of a body that is not quoted."""
+    return f"{kind} of {len(body):,} bytes with the checksum {zlib.crc32(body):08x}"
 
 
 def json_lines(events: Sequence[Mapping[str, Any]]) -> bytes:

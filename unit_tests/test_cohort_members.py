@@ -858,7 +858,7 @@ class TestQuota:
     def test_given_a_failure_to_say_what_is_left_when_read_then_it_is_asked_again_and_goes_on(
         self,
     ) -> None:
-        down = HttpResponse("Down", 500)
+        down = HttpResponse('{"error":"Down"}', 500)
         with HttpMocker() as http:
             lists(http, cohort("a"), used=None)
             get(http, "/api/3/cohorts/usage", {}, down, down, down)
@@ -904,9 +904,16 @@ class TestJob:
             (FAILED, 'Amplitude says "JOB FAILED" of the job.'),
             (HttpResponse('{"request_id":"r-a"}', 202), "Amplitude says null of the job."),
             (HttpResponse("[]"), "Amplitude says null of the job."),
-            (HttpResponse("Down", 503), "Amplitude answered HTTP 503 (Down)."),
-            (HttpResponse("Slow down", 429), "Amplitude answered HTTP 429 (Slow down)."),
-            (HttpResponse("<html>"), "Amplitude answered HTTP 200 (<html>), which is no answer. "),
+            (HttpResponse('{"error":"Down"}', 503), "Amplitude answered HTTP 503 (Down)."),
+            (
+                HttpResponse('{"error":"Slow down"}', 429),
+                "Amplitude answered HTTP 429 (Slow down).",
+            ),
+            (
+                HttpResponse("<html>"),
+                "Amplitude answered HTTP 200 (a page of 6 bytes with the checksum c7430c41), which "
+                "is no answer. ",
+            ),
         ],
     )
     def test_given_a_status_that_is_none_when_asked_five_times_then_it_fails_and_others_go_on(

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from http.client import BadStatusLine
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ from airbyte_cdk.sources.streams.http.request_window_split_exception import (
 from airbyte_cdk.utils.airbyte_secrets_utils import filter_secrets, update_secrets
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from urllib3 import HTTPSConnectionPool
-from urllib3.exceptions import MaxRetryError
+from urllib3.exceptions import MaxRetryError, ProtocolError
 
-from source_amplitude import components
+from source_amplitude import components, delivery
 from source_amplitude.components import (
     AmplitudeErrorHandler,
     AnnotationTimes,
@@ -50,10 +51,12 @@ from source_amplitude.components import (
     SecretiveBasicHttpAuthenticator,
     shape,
 )
-from unit_tests.helpers import archive, days, json_lines
+from unit_tests.helpers import archive, days, described, json_lines
 
 MEMBER = "187520/187520_2024-01-01_7#0.json.gz"
 FIELDS = ["server_upload_time", "event_time"]
+EVENT_LIKE = b'{"message":"a","user_id":"b"}'
+NOT_FOUND = b"<html><body>Not found here</body></html>"
 
 
 def response(
@@ -232,6 +235,65 @@ class TestExportArchive:
         with pytest.raises(AirbyteTracedException, match=f"line 1 of member {MEMBER}"):
             extract_lines(b'{"a":"' + b"x" * 10**6 + b'"}')
 
+    @pytest.mark.parametrize("gunzip", [gzip.GzipFile, delivery.GzipFile])
+    def test_given_a_stretch_of_blank_lines_when_extracted_then_it_is_passed_in_chunks(
+        self, gunzip: Callable[..., Any]
+    ) -> None:
+        blank = b"\n \t\r\n" * 600_000
+        body = archive({MEMBER: b'{"a":1}\n' + blank + b'  {"a":2}\n\n  \n{"a":3}' + b" " * 10**6})
+        window = "20240101T07 to 20240101T08"
+        with components._Archive(io.BytesIO(body)) as zipped:
+            [member] = zipped.infolist()
+            lines = list(components._lines(gunzip, zipped, member, window))
+        assert [(number, line.strip()) for number, line, is_blank in lines if not is_blank] == [
+            (1, b'{"a":1}'),
+            (1_200_002, b'{"a":2}'),
+            (1_200_005, b'{"a":3}'),
+        ]
+        assert len(lines) < 30
+        assert extract(body) == [{"a": 1}, {"a": 2}, {"a": 3}]
+
+    def test_given_blank_lines_before_what_is_no_event_when_extracted_then_they_are_counted(
+        self,
+    ) -> None:
+        with pytest.raises(AirbyteTracedException, match=f"line 1000002 of member {MEMBER}"):
+            extract_lines(b'{"a":1}\n' + b"\n" * 10**6 + b"no event\n")
+
+    @pytest.mark.parametrize("extractor", [ExportArchiveExtractor, delivery.BatchingExtractor])
+    @pytest.mark.parametrize("members", [1, 10])
+    def test_given_members_that_inflate_beyond_measure_when_extracted_then_they_are_damage(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        extractor: type[ExportArchiveExtractor],
+        members: int,
+    ) -> None:
+        monkeypatch.setattr(components, "_INFLATED_BYTES", 900_000)
+        monkeypatch.setattr(components, "_INFLATED_TIMES", 100)
+        monkeypatch.setattr(delivery, "ROOM", delivery.Room(10**9))
+        blank = b"\n" * (1_000_000 // members)
+        body = archive({f"{MEMBER}{number}": blank for number in range(members)})
+        said = "can't be unpacked .the archive would inflate to more than 900,000 bytes"
+        with pytest.raises(RequestWindowSplitRequiredException, match=said):
+            extract(body, extractor)
+        url = "https://amplitude.com/api/2/export?start=20240101T07&end=20240101T07"
+        with pytest.raises(DefaultBackoffException, match=said):
+            ExportErrorHandler(parameters={}, config={}).interpret_response(response(body, url=url))
+        monkeypatch.setattr(components, "_INFLATED_TIMES", 100_000)
+        assert extract(body, extractor) == []
+
+    def test_given_a_zip_that_itself_inflates_beyond_measure_then_it_is_not_inflated(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(components, "_INFLATED_BYTES", 900_000)
+        monkeypatch.setattr(components, "_INFLATED_TIMES", 100)
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as zipped:
+            zipped.writestr(MEMBER, gzip.compress(b"", mtime=0) * 50_000)
+        body = packed.getvalue()
+        monkeypatch.setattr(zipfile.ZipFile, "open", None)  # what reads a member
+        with pytest.raises(DefaultBackoffException, match="would inflate to more than 900,000"):
+            ExportErrorHandler(parameters={}, config={}).interpret_response(response(body))
+
     @pytest.mark.parametrize("name", ["/etc/passwd", "../../outside.gz", "C:\\x.gz"])
     def test_given_an_unusual_name_when_extracted_then_nothing_is_written_anywhere(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -351,21 +413,28 @@ class TestExportErrorHandler:
     handler = ExportErrorHandler(parameters={}, config={})
 
     @pytest.mark.parametrize(
-        ("body", "begins"),
+        ("body", "kind"),
         [
-            (b"", "b''"),
-            (b"<html>try again</html>", "b'<html>try again</html>'"),
-            (b'{"error": {"http_code": 429, "message": "Too Many Requests"}}', """b'{"error": {"""),
-            (archive({MEMBER: b"{}\n" * 99})[:-30], "b'PK"),
+            (b"", ""),
+            (b"<html>try again</html>", "a page"),
+            (b'{"error": {"http_code": 429, "message": "Too Many Requests"}}', "JSON"),
+            (b'{"user_id": "jane", "server_upload_time": "2024-01-01 07:00:00.000000"}\n', "JSON"),
+            (archive({MEMBER: b"{}\n" * 99})[:-30], "a zip"),
+            (gzip.compress(b'{"user_id": "jane"}', mtime=0), "a gzip"),
+            (b"Please wait", "a text"),
+            (b"\0\1", "binary data"),
         ],
-        ids=["empty", "page", "rate message", "cut-off"],
+        ids=["empty", "page", "rate message", "event", "cut-off", "gzip", "text", "binary"],
     )
     def test_given_a_body_that_is_no_archive_then_it_is_asked_for_again(
-        self, body: bytes, begins: str
+        self, body: bytes, kind: str
     ) -> None:
         with pytest.raises(DefaultBackoffException) as failure:
             self.handler.interpret_response(response(body))
-        assert f"it begins with {begins}" in str(failure.value)
+        said = described(body, kind) if body else "an empty body"
+        assert str(failure.value).endswith(
+            f"is no intact zip archive: File is not a zip file; it is {said}."
+        )
         assert failure.value.failure_type is FailureType.transient_error
         assert failure.value.response is None, "the CDK would log its body"
 
@@ -397,7 +466,7 @@ class TestExportErrorHandler:
     @pytest.mark.parametrize(
         ("field", "value", "reason"),
         [
-            (6, 1, f"File '{MEMBER}' is encrypted, password required for extraction"),
+            (6, 1, "File ... is encrypted, password required for extraction"),
             (8, 99, "That compression method is not supported"),
         ],
         ids=["encrypted", "method"],
@@ -410,6 +479,40 @@ class TestExportErrorHandler:
             body[header + field] = value
         with pytest.raises(DefaultBackoffException, match=f"no intact zip archive: {reason}"):
             self.handler.interpret_response(response(bytes(body)))
+
+    def test_given_a_member_with_a_name_of_its_own_then_the_name_is_in_no_message(self) -> None:
+        name = "jane@example.com"
+        packed = archive({name: b"{}\n"})
+        url = "https://amplitude.com/api/2/export?start=20240101T07&end=20240101T07"
+        header = packed.index(b"PK\3\4") + 30
+        renamed = packed[:header] + b"joan" + packed[header + 4 :]
+        no_gzip = io.BytesIO()
+        with zipfile.ZipFile(no_gzip, "w") as zipped:
+            zipped.writestr(name, b"@@ jane")
+        for body in (renamed, no_gzip.getvalue()):
+            with pytest.raises(DefaultBackoffException) as failure:
+                self.handler.interpret_response(response(body, url=url))
+            assert "jane" not in str(failure.value)
+            assert "@@" not in str(failure.value)
+            assert failure.value.__suppress_context__ or failure.value.__context__ is None
+        answer = response(archive({name: b"no event"}))
+        self.handler.interpret_response(answer)
+        with pytest.raises(AirbyteTracedException, match="member with a name of 16 characters of"):
+            list(ExportArchiveExtractor(FIELDS, "server_upload_time").extract_records(answer))
+
+    @pytest.mark.parametrize("handler_class", [ExportErrorHandler, AmplitudeErrorHandler])
+    def test_given_what_is_no_http_then_it_is_not_quoted(
+        self, handler_class: type[AmplitudeErrorHandler]
+    ) -> None:
+        request = response(b"").request
+        cause = ProtocolError("Connection aborted.", BadStatusLine('{"user_id": "jane"}'))
+        error = requests.ConnectionError(cause, request=request)
+        handler = handler_class(parameters={}, config={})
+        try:
+            said = handler.interpret_response(error).error_message or ""
+        except DefaultBackoffException as failure:
+            said = str(failure)
+        assert "('Connection aborted.', BadStatusLine)" in said
 
     def test_given_a_flipped_byte_then_it_is_asked_for_again(self) -> None:
         body = bytearray(archive({MEMBER: b"{}\n"}))
@@ -477,7 +580,7 @@ class TestExportErrorHandler:
     @pytest.mark.parametrize(
         ("body", "said"),
         [
-            (b"<html><body>Not found here</body></html>",) * 2,
+            (NOT_FOUND, described(NOT_FOUND, "a page").encode()),
             (b'{"error": {"message": "Not found here"}}', b"Not found here"),
             (
                 b'{"error": {"message": "Unknown", "metadata": {"details": "No files."}}}',
@@ -485,9 +588,9 @@ class TestExportErrorHandler:
             ),
             (b'{"error": {"metadata": {"details": ["Raw data files were not found."]}}}', b""),
             (b'"Raw data files were not found."', b""),
-            (b"Raw data files were not found. Try again.",) * 2,
-            (b"The raw data file was not found here, nor were events.",) * 2,
-            (b"404 page not found",) * 2,
+            (b"Raw data files were not found. Try again.", b"a text of 41 bytes"),
+            (b"The raw data file was not found here, nor were events.", b"a text of 54 bytes"),
+            (b"404 page not found", b"a text of 18 bytes"),
             (b"null", b""),
             (b"", b"an empty body"),
         ],
@@ -500,10 +603,16 @@ class TestExportErrorHandler:
         assert f"(HTTP 404: {said.decode()}" in str(failure.value)
         assert failure.value.failure_type is FailureType.transient_error
 
-    def test_given_a_refusal_then_it_is_left_to_the_next_handler(self) -> None:
-        resolution = self.handler.interpret_response(response(b"Invalid API Key", 403))
+    def test_given_a_code_for_too_much_then_it_is_left_to_the_next_handler(self) -> None:
+        handler = ExportErrorHandler(parameters={}, config={}, too_much=[413])
+        resolution = handler.interpret_response(response(b"Too large", 413))
         assert resolution.response_action is ResponseAction.FAIL
         assert resolution.error_message is None
+
+    def test_given_a_refusal_then_it_is_raised(self) -> None:
+        said = b'{"error": {"message": "Invalid API Key"}}'
+        with pytest.raises(AirbyteTracedException, match=r"HTTP 403 \(Invalid API Key\)"):
+            self.handler.interpret_response(response(said, 403))
 
     @pytest.mark.parametrize("status", [200, 403, 404])
     def test_given_a_redirect_to_a_page_then_it_is_asked_for_again(self, status: int) -> None:
@@ -511,9 +620,9 @@ class TestExportErrorHandler:
             self.handler.interpret_response(redirected(response(b"Please sign in", status)))
         assert str(failure.value) == (
             f"The answer to the export of 20240101T07 to 20240101T08 (HTTP {status}) is no intact "
-            "zip archive: File is not a zip file; it begins with b'Please sign in'. It came from "
-            "login.example, to which the export was redirected (HTTP 302): look for a proxy or a "
-            "sign-in page between this machine and Amplitude, then try again."
+            "zip archive: File is not a zip file; it is a text of 14 bytes with the checksum "
+            "95467e21. It came from login.example, to which the export was redirected (HTTP 302): "
+            "look for a proxy or a sign-in page between this machine and Amplitude, then try again."
         )
         assert failure.value.failure_type is FailureType.transient_error
         assert failure.value.response is None, "the CDK would log its body"
@@ -725,12 +834,13 @@ class TestAmplitudeErrorHandler:
             (b'{"error":{"http_code":403,"metadata":{"details":"B"}}}', " (B)"),
             (b'{"error":"plain"}', " (plain)"),
             (b'{"statusCode":400,"message":"plain"}', " (plain)"),
-            (b'{"error":{"http_code":400}}', ' ({"error":{"http_code":400}})'),
+            (b'{"error":{"http_code":400}}', " (JSON of 27 bytes with the checksum 0d19e7c4)"),
             (b'{"success":false,"errors":[{"message":"A"},{"message":"B"}]}', " (A)"),
             (b'{"errors":["A"]}', " (A)"),
-            (b'{"errors":[]}', ' ({"errors":[]})'),
-            (b'["errors"]', ' (["errors"])'),
-            (b"<p>\n  Bad gateway </p>", " (<p> Bad gateway </p>)"),
+            (b'{"errors":[]}', " (JSON of 13 bytes with the checksum 317cc35c)"),
+            (EVENT_LIKE, f" ({described(EVENT_LIKE, 'JSON')})"),
+            (b'["errors"]', " (JSON of 10 bytes with the checksum 95e44910)"),
+            (b"<p>\n  Bad gateway </p>", " (a page of 22 bytes with the checksum f884223f)"),
             (b"", " (an empty body)"),
         ],
     )
@@ -743,7 +853,7 @@ class TestAmplitudeErrorHandler:
     @pytest.mark.parametrize(
         ("body", "said"),
         [
-            (b"<html>Please wait</html>", "<html>Please wait</html>"),
+            (b"<html>Please wait</html>", "a page of 24 bytes with the checksum 451ccc85"),
             (b"", "an empty body"),
             (b'{"error":{"metadata":{"details":"Too busy"}}}', "Too busy"),
         ],
@@ -790,11 +900,13 @@ class TestAmplitudeErrorHandler:
             with pytest.raises(DefaultBackoffException):
                 handler.interpret_response(answer)
 
-    def test_given_a_stream_that_is_refused_then_what_it_says_is_shown_all_the_same(self) -> None:
+    def test_given_a_stream_that_is_refused_then_what_it_is_is_said_all_the_same(self) -> None:
         handler = AmplitudeErrorHandler(parameters={}, config={}, is_streamed=True)
         with pytest.raises(AirbyteTracedException) as failure:
             handler.interpret_response(response(b"No such table", status=400))
-        assert str(failure.value.message).startswith("Amplitude answered HTTP 400 (No such table).")
+        assert str(failure.value.message).startswith(
+            "Amplitude answered HTTP 400 (a text of 13 bytes "
+        )
 
     def test_given_several_days_of_which_one_is_before_the_history_then_it_is_refused(self) -> None:
         """Its last days may be there: they must not be taken for empty ones."""

@@ -609,7 +609,7 @@ class TestDeployments:
         handler = SecretiveErrorHandler(parameters={}, config={}, secret_field="key")
         with pytest.raises(Exception, match="no JSON object"):
             handler.interpret_response(received)
-        assert received.content.startswith(b"100,0")
+        assert received.content.startswith(b'{"error": "100,0')
 
 
 UNSENDABLE = (
@@ -690,7 +690,7 @@ class TestKey:
     ) -> None:
         with Sandbox(Project(events_per_hour=1)) as sandbox:
             sandbox.management_key = "quo\"te'd\\key/+&%20"
-            echo = " | ".join(forms_of(sandbox.management_key)).encode()
+            echo = json.dumps({"error": " | ".join(forms_of(sandbox.management_key))}).encode()
             sandbox.inject(Fault("/api/1/flags", times=None, status=400, body=echo))
             connector = Connector(tmp_path, sandbox, management_api_key=sandbox.management_key)
             result = connector.run("read", "--debug", *connector.read_options("flags", "mutexes"))

@@ -31,7 +31,14 @@ from airbyte_cdk.test.models.outcome import ExpectedOutcome
 from sandbox import Fault, Project, Sandbox, plan
 from sandbox.endpoints import MISSING_PLANS
 from source_amplitude import SourceAmplitude, run
-from unit_tests.helpers import config, final_state, first_error, read_stream, records
+from unit_tests.helpers import (
+    config,
+    described,
+    final_state,
+    first_error,
+    read_stream,
+    records,
+)
 from unit_tests.installed import (
     PACKAGE,
     RUNNER_ENV,
@@ -174,7 +181,7 @@ class TestRecovered:
         run = connector.read("events")
         assert run.exit_code == 0, run.output[-2000:]
         assert by("uuid", run.records("events")) == by("uuid", events_of(sandbox))
-        assert "<html>Please" not in re.sub("it begins with .*", "", run.output)
+        assert "<html>Please" not in run.output
 
     def test_given_a_member_damaged_once_when_read_then_nothing_is_lost(
         self, sandbox: Sandbox, connector: Connector
@@ -331,14 +338,14 @@ class TestInThisProcess:
         assert final_state(output) == {"server_upload_time": f"{last:%Y%m%dT%H}"}
         return first_error(output)
 
-    def test_given_a_body_that_is_never_an_archive_when_read_then_its_first_bytes_are_quoted(
+    def test_given_a_body_that_is_never_an_archive_when_read_then_it_is_described_and_not_quoted(
         self, sandbox: Sandbox
     ) -> None:
         page = f"<html>{sandbox.secret_key} maintenance</html>".encode()
         sandbox.inject(Fault(EXPORT, times=None, body=page, when=covers_bad_hour))
         message, failure_type = self.fails(sandbox)
         assert failure_type == FailureType.transient_error
-        assert "it begins with b'<html>**** maintenance</html>'" in message
+        assert f"it is {described(page, 'a page')}." in message
 
     def test_given_a_member_that_stays_damaged_when_read_then_window_and_member_are_named(
         self, sandbox: Sandbox
@@ -711,7 +718,7 @@ class TestCheck:
     def test_given_a_failure_when_checked_then_it_is_said_at_once_and_without_quotes(
         self, sandbox: Sandbox, connector: Connector
     ) -> None:
-        sandbox.inject(Fault(self.PATH, times=None, status=503, body=b"It's down"))
+        sandbox.inject(Fault(self.PATH, times=None, status=503, body=b'{"message": "It\'s down"}'))
         status = connector.check().connection_status()
         assert status["status"] == "FAILED"
         assert "Amplitude answered HTTP 503 (It's down)" in status["message"]

@@ -262,9 +262,13 @@ class TestRead:
             ),
             (
                 HttpResponse("<html>No such page</html>", 404),
-                "(HTTP 404: <html>No such page</html>) is not Amplitude's own sentence for a range",
+                "(HTTP 404: a page of 25 bytes with the checksum b8d9d369) is not "
+                "Amplitude's own sentence for a range",
             ),
-            (HttpResponse("Too much", 504), "HTTP 504 (Too much). Amplitude cannot export more"),
+            (
+                HttpResponse('{"error": "Too much"}', 504),
+                "HTTP 504 (Too much). Amplitude cannot export more",
+            ),
         ],
         ids=["checksum", "cut-off", "no-gzips", "404", "504"],
     )
