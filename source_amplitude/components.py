@@ -1945,7 +1945,7 @@ def _check_archive(
         reason = _unquoted_reason(error)
         raise zipfile.BadZipFile(f"{reason}; it is {_described(spooled)}") from None
     if damaged:
-        raise zipfile.BadZipFile(f"the checksum of {_member_name(damaged)} does not match")
+        raise zipfile.BadZipFile(f"the checksum of member {_member_name(damaged)} does not match")
 
 
 def _member_count(spooled: IO[bytes]) -> int:
