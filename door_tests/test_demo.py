@@ -103,6 +103,9 @@ def test_given_time_has_passed_when_synced_again_then_only_the_last_hour_and_day
         "events": sum(map(project.event_count, reread)),
         "active_users": 1,
         "daily_user_counts": 2,
+        # The last week and month; the project may have begun in the ones before.
+        "weekly_user_counts": 2,
+        "monthly_user_counts": 2,
         "average_session_length": 1,
         "sessions_per_user": 1,
         "session_lengths": len(project.session_lengths(NOW.date())),
