@@ -46,6 +46,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
+from difflib import get_close_matches
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
@@ -549,6 +550,12 @@ _GROUP_CONDITIONS = 4
 _INTERVALS = {"day": "1", "week": "7", "month": "30"}
 # They count a number that an event carries, not events or users.
 _PROPERTY_METRICS = ("sums", "value_avg")
+# Those of Amplitude's own; compositions are not by device_type.
+_USER_PROPERTIES = (
+    *("version", "country", "city", "region", "DMA", "language", "platform", "os", "device"),
+    *("device_type", "start_version", "paying"),
+)
+_COMPOSED_PROPERTIES = tuple(name for name in _USER_PROPERTIES if name != "device_type")
 _MOST_GROUPS = 1_000
 
 
@@ -585,8 +592,38 @@ def refuse_unusable(config: Mapping[str, Any]) -> None:
             f"Project Time Zone (project_timezone) is not valid: {zone!r} is no IANA name of a "
             "time zone, such as Europe/Berlin."
         ) from None
+    if group := config.get("user_counts_group_by"):
+        title = "Group User Counts by (user_counts_group_by) is not valid"
+        _user_property(group, title)
     _refuse_unusable_filters(config)
     _refuse_unusable_reports(config)
+
+
+def _user_property(text: Any, title: str, names: Sequence[str] = _USER_PROPERTIES) -> str:
+    """A property of users as Amplitude spells it; raises for what is none."""
+    by_small = {name.lower(): name for name in names}
+    small = str(text).strip().lower()
+    if small in by_small:
+        return by_small[small]
+    if re.fullmatch(r"gp:.*\S.*", str(text)):
+        return str(text)
+    alike = get_close_matches(small, by_small, 1, 0.75)
+    meant = by_small[alike[0]] if alike else f"gp:{text}"
+    guess = f" Did you mean {meant}?" if alike or re.fullmatch(r"[\w ]*\w", str(text)) else ""
+    raise refusal(
+        f"{title}: {text!r} is not a property of users. Enter {', '.join(names)}, or gp: and the "
+        f"name of a property of your own, such as gp:plan.{guess}"
+    )
+
+
+def _spellings(names: Iterable[str]) -> frozenset[str]:
+    """Names of a field that Airbyte's form splits at commas and semicolons: as they are, and with
+    these in the place of what stands for them."""
+    return frozenset(s for name in names for s in (name, _with_commas(name)))
+
+
+def _with_commas(name: str) -> str:
+    return name.replace("%2C", ",").replace("%3B", ";")
 
 
 def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
@@ -635,8 +672,9 @@ def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
     try:
         names = [report["name"] for report in reports]
         for report in reports:
-            _refuse_unusable_query(report["query"], f"{title}: {report['name']}")
-            _refuse_dear(report["query"], f"{title}: {report['name']}")
+            query = _as_asked(report["query"])
+            _refuse_unusable_query(query, f"{title}: {report['name']}")
+            _refuse_dear(query, f"{title}: {report['name']}")
     except (AttributeError, KeyError, TypeError) as error:
         reason = f"a report has another form than it should ({type(error).__name__}: {error})"
         raise refusal(f"{title}: {reason}.") from None
@@ -647,6 +685,7 @@ def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
 
 def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
     """Raise for what the spec can't say: JSON in a text, and what depends on another field."""
+    _refuse_unusable_lists(query, title)
     texts = [*query.get("events", []), *(query.get(n) for n in ("start_event", "return_event"))]
     for text in filter(None, texts):
         event = _parsed(text, title) if _is_json(text) else {"event_type": text}
@@ -662,7 +701,7 @@ def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
             )
         if groups and query["kind"] == "retention":
             raise refusal(f"{title}: the events of retention can't have a group_by.")
-        if not groups and query.get("metric") in _PROPERTY_METRICS:
+        if not groups and _is_json(text) and query.get("metric") in _PROPERTY_METRICS:
             raise refusal(
                 f"{title}: Count (metric) {query['metric']} takes events in JSON whose group_by is "
                 f'the property to be counted, such as {{"event_type": "{event["event_type"]}", '
@@ -690,6 +729,44 @@ def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
                     f"{title}: Brackets (brackets) must be a list of a first and a last day each, "
                     "up to day 365, such as [[0, 1], [1, 7]]."
                 )
+
+
+def _refuse_unusable_lists(query: Mapping[str, Any], title: str) -> None:
+    """Raise for a query without what it needs, or with more than Amplitude takes."""
+    count, kind = len(query.get("events") or []), query["kind"]
+    if kind == "segmentation" and not count:
+        raise refusal(f"{title}: Event (event) is missing.")
+    if kind == "segmentation" and count > 2:
+        raise refusal(f"{title}: it has {count} events (events), where 2 can be asked for at once.")
+    if kind == "funnel" and not 2 <= count <= 20:
+        raise refusal(
+            f"{title}: Steps (steps) needs 2 to 20 events, and has {count or 'none'}. For one "
+            "event, choose How often events happened."
+        )
+    groups = query.get("group_by") or []
+    if len(groups) > (most := 1 if kind == "funnel" else 2):
+        raise refusal(f"{title}: Group by (group_by) has {len(groups)} properties, not {most}.")
+    for group in groups:
+        _user_property(group, f"{title}: Group by")
+    if kind == "composition":
+        _user_property(query["property"], f"{title}: Property (property)", _COMPOSED_PROPERTIES)
+    for condition in query.get("filters") or []:
+        if not condition["values"]:
+            raise refusal(
+                f"{title}: Only Where: the condition on {condition['property']} needs Values "
+                "(value_lines)."
+            )
+    has_sum = query.get("metric") in _PROPERTY_METRICS
+    if (name := query.get("property_to_sum")) and not has_sum:
+        raise refusal(
+            f"{title}: Property to Sum (property_to_sum) is {name!r}, which goes with the Count "
+            "(metric) sums or value_avg only."
+        )
+    if has_sum and not name and not all(map(_is_json, query["events"])):
+        raise refusal(
+            f"{title}: Count (metric) {query['metric']} needs Property to Sum (property_to_sum): "
+            "the property of the event that has the number, such as price."
+        )
 
 
 def _is_bracket(bracket: Any) -> bool:
@@ -755,13 +832,61 @@ def price(request: requests.PreparedRequest, query_type: int) -> int:
     return len(_days_of(request)) * conditions * (sum(of_events) or query_type)
 
 
-def _query_of_report(query: Mapping[str, Any], user_property: str = "") -> dict[str, Any]:
+def _as_asked(query: Mapping[str, Any]) -> dict[str, Any]:
+    """A report's query as the first version with reports had it, whichever fields it was put in.
+
+    Airbyte's form makes other fields necessary; what it hides counts until ``event`` or ``steps``
+    is filled in, since nobody could take it out there.
+    """
+    is_new = query.get("event") or query.get("steps")
+
+    def found(old: str, *names: str) -> list[Any]:
+        values = [query[name] for name in names if query.get(name)]
+        return values or (query.get(old) if old not in names and not is_new else None) or []
+
+    match query["kind"]:
+        case "segmentation":
+            events, filters = found("events", "event", "second_event"), query.get("filters")
+            groups = found("group_by", "grouped_by", "second_grouped_by")
+            asked = {**query, "events": events, "group_by": groups}
+        case "funnel":
+            steps = [step["event"] for step in query.get("steps") or []]
+            groups = found("group_by", "funnel_grouped_by")
+            old = {} if is_new else query
+            filters = query.get("funnel_filters") or old.get("filters")
+            asked = {
+                **{**query, "events": steps or query.get("events"), "group_by": groups},
+                "mode": query.get("step_order") or old.get("mode"),
+                "segment": query.get("funnel_segment") or old.get("segment"),
+            }
+        case _:
+            return {**query}
+    return {**asked, "filters": [{**each, "values": _values(each)} for each in filters or []]}
+
+
+def uncounted_fields(query: Mapping[str, Any]) -> list[str]:
+    """Fields of earlier versions that don't count in a report's query, since newer ones do."""
+    if query.get("event"):
+        return sorted(query.keys() & {"events", "group_by"})
+    if query.get("steps"):
+        return sorted(query.keys() & {"events", "group_by", "mode", "filters", "segment"})
+    return []
+
+
+def _values(condition: Mapping[str, Any]) -> list[str]:
+    lines = (line.strip() for line in (condition.get("value_lines") or "").splitlines())
+    return [line for line in lines if line] or condition.get("values") or []
+
+
+def _query_of_report(query: Mapping[str, Any]) -> dict[str, Any]:
     """Amplitude's parameters for a report, without its days; None is for what is not sent."""
+    query = _as_asked(query)
 
     def event(text: str) -> str:
-        return _event_of_report(text, query.get("filters") or [], user_property)
+        return _event_of_report(text, query)
 
     events, groups = query.get("events") or [], query.get("group_by") or []
+    groups = [_user_property(group, "Group by") for group in groups]
     mode, segment = query.get("mode"), query.get("segment") or None
     match query["kind"]:
         case "segmentation":
@@ -793,23 +918,35 @@ def _query_of_report(query: Mapping[str, Any], user_property: str = "") -> dict[
                 "rb": query.get("brackets"),
                 "i": "1",
             }
-    return {"p": query["property"]}
+    return {"p": _user_property(query["property"], "Property", _COMPOSED_PROPERTIES)}
 
 
-def _event_of_report(text: str, filters: Sequence[Mapping[str, Any]], user_property: str) -> str:
-    """Amplitude's JSON for an event: as it was typed, or its name and all filters."""
+def _event_of_report(text: str, query: Mapping[str, Any]) -> str:
+    """Amplitude's JSON for an event: as it was typed, or its name, all filters and what it sums."""
     if _is_json(text):
         return text
     conditions = [
         {
-            "subprop_type": "user" if re.match(user_property, each["property"]) else "event",
+            "subprop_type": _property_type(each["property"]),
             "subprop_key": each["property"],
             "subprop_op": each.get("operator") or "is",
             "subprop_value": each["values"],
         }
-        for each in filters
+        for each in query.get("filters") or []
     ]
-    return json.dumps({"event_type": text, **({"filters": conditions} if conditions else {})})
+    summed = query.get("property_to_sum")
+    return json.dumps(
+        {
+            "event_type": text,
+            **({"filters": conditions} if conditions else {}),
+            **({"group_by": [{"type": _property_type(summed), "value": summed}]} if summed else {}),
+        }
+    )
+
+
+def _property_type(name: str) -> str:
+    is_users = name in _USER_PROPERTIES or re.match("gp:.", name)
+    return "user" if is_users else "event"
 
 
 # -------------------------------------------------------------------------------------------------
@@ -1536,7 +1673,7 @@ class EventFilter:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._only, self._without, dropped, hashed = (
-            frozenset(config.get(name) or ()) for name in _LISTS_OF_FILTERS
+            _spellings(config.get(name) or ()) for name in _LISTS_OF_FILTERS
         )
         salt = (config.get("hash_salt") or "").strip()
         if salt:
@@ -1544,8 +1681,8 @@ class EventFilter:
         self._keyed = blake2b(key=salt.encode(), digest_size=32)
         self._edits = {c: _Edits.of(dropped, hashed, c) for c in (None, *_PROPERTY_COLUMNS)}
         self._edits_any = bool(dropped or hashed)
-        self._unseen_types = set(self._only | self._without)
-        self._unseen_names = set(dropped | hashed)
+        self._unseen_types = {_with_commas(name) for name in self._only | self._without}
+        self._unseen_names = {_with_commas(name) for name in dropped | hashed}
         self._logged: list[str] = []
         self.read = self.left_out = 0
 
@@ -2560,7 +2697,7 @@ class CohortMembersRequester(HttpRequester):
 
     def _job(self, cohort_id: str) -> str:
         """The path of a new job, which takes one of the downloads of the month."""
-        keys = self.config.get("cohort_member_properties") or []
+        keys = [*map(_with_commas, self.config.get("cohort_member_properties") or [])]
         created = self.creation_requester.send_request(
             path=quote(cohort_id, safe=""),
             request_params={"props": "1", "propKeys": keys} if keys else {"props": "0"},
@@ -2798,11 +2935,8 @@ class ReportRequester(HttpRequester):
     """A report of the config and a window in, Amplitude's query out.
 
     ``parameters`` are those that the manifest makes of a report, the ``report`` itself among them.
-    ``user_property`` is what properties of users look like, as against those of events. A template
-    would evaluate what people have typed.
+    A template would evaluate what people have typed.
     """
-
-    user_property: str = ""
 
     def __post_init__(self, parameters: Mapping[str, Any]) -> None:
         super().__post_init__(parameters)
@@ -2828,7 +2962,7 @@ class ReportRequester(HttpRequester):
         start, end = (window[name].replace("-", "") for name in ("start_time", "end_time"))
         if self._query["kind"] == "composition":  # its answer has no dates: it must be one day's
             end = start
-        return {"start": start, "end": end, **_query_of_report(self._query, self.user_property)}
+        return {"start": start, "end": end, **_query_of_report(self._query)}
 
 
 @dataclass
