@@ -86,6 +86,7 @@ from airbyte_cdk.sources.declarative.transformations import RecordTransformation
 from airbyte_cdk.sources.streams.call_rate import (
     APIBudget,
     BaseCallRatePolicy,
+    CallRateLimitHit,
 )
 from airbyte_cdk.sources.streams.core import StreamData
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
@@ -953,6 +954,8 @@ def _property_type(name: str) -> str:
 # 3 Every request: keys, refusals, prices, and what each record is given
 # -------------------------------------------------------------------------------------------------
 _TOO_FAR_BACK = "Date too far back"
+# Shorter ones are the rhythm of what may be asked for once a second.
+_WAIT_LOGGED = timedelta(seconds=10)
 
 
 @dataclass
@@ -1119,6 +1122,23 @@ def _price_queries(budget: APIBudget) -> None:
     for policy in budget._policies:
         if isinstance(policy, BaseCallRatePolicy) and "get_weight" not in vars(policy):
             policy.get_weight = partial(_weight, policy.get_weight)  # type: ignore[method-assign]
+            policy.try_acquire = partial(_acquire, policy.try_acquire)  # type: ignore[method-assign]
+
+
+def _acquire(acquire: Callable[..., None], request: requests.PreparedRequest, weight: int) -> None:
+    """As the budget's, but a long wait has a line in the log: the CDK waits in silence."""
+    try:
+        acquire(request, weight=weight)
+    except CallRateLimitHit as hit:
+        if hit.time_to_wait >= _WAIT_LOGGED:
+            query = _query_of(request)
+            days = f" for {query['start']} to {query['end']}" if _asks_for_days(query) else ""
+            _LOGGER.info(
+                f"{urlsplit(request.url or '').path}{days} waits for Amplitude's rate limit, of "
+                f"which it takes {weight:,} units. It goes on at "
+                f"{now_utc() + hit.time_to_wait:%H:%M:%S} UTC."
+            )
+        raise
 
 
 def _weight(query_type: Callable[[Any], int], request: requests.PreparedRequest) -> int:
