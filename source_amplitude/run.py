@@ -113,6 +113,12 @@ class SourceAmplitude(ConcurrentDeclarativeSource):
         if absent:
             raise components.refusal(f"Streams that could not be read: {', '.join(absent)}.")
 
+    def _select_streams(self, streams: Any, configured_catalog: ConfiguredAirbyteCatalog) -> Any:
+        """As the CDK's, but in the order of the manifest, whatever that of the catalog is."""
+        selected = super()._select_streams(streams, configured_catalog)
+        names = [stream.name for stream in streams]
+        return sorted(selected, key=lambda stream: names.index(stream.name))
+
     def _reason_of_absence(self, name: str) -> str:
         conditional = [s for s in self.resolved_manifest["streams"] if "condition" in s]
         if any(stream["name"] == name for group in conditional for stream in group["streams"]):

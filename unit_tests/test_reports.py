@@ -1091,6 +1091,24 @@ def test_when_discovered_then_reports_follow_the_streams_of_all() -> None:
         assert keys | {*(stream.default_cursor_field or [])} <= fields
 
 
+def test_given_a_catalog_in_any_order_when_synced_then_what_takes_nothing_is_started_first() -> (
+    None
+):
+    settings = {**reports(x=BY_COUNTRY), "num_workers": 1}
+    with requests_mock.Mocker() as http:
+        http.get(requests_mock.ANY, status_code=404)
+        output = read_stream(
+            "report_x",
+            settings,
+            expected=ExpectedOutcome.ALLOW_ANY,
+            beside=["retention", "daily_user_counts", "annotations"],
+        )
+    statuses = [t.trace.stream_status for t in output.trace_messages if t.trace]
+    assert [s.stream_descriptor.name for s in statuses if s and s.status.value == "STARTED"] == [
+        *("annotations", "daily_user_counts", "retention", "report_x")
+    ]
+
+
 def test_given_a_config_without_reports_then_no_more_than_an_end_is_added_to_it() -> None:
     made = SourceAmplitude(config=config()).configure({}, "")
     assert made == {**config(), "__end": "9999-11-30T00:00:00Z"}
