@@ -709,7 +709,7 @@ def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
                 '"group_by": [{"type": "event", "value": "price"}]}.'
             )
     if text := query.get("segment"):
-        conditions = _parsed(text, title)
+        conditions = _parsed(text, f"{title}: Users (segment)")
         if not isinstance(conditions, list) or not all(
             isinstance(condition, dict) and "op" in condition for condition in conditions
         ):
@@ -722,7 +722,7 @@ def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
             f"{title}: Brackets (brackets) and the mode bracket are needed together or not at all."
         )
     if text := query.get("brackets"):
-        match _parsed(text, title):
+        match _parsed(text, f"{title}: Brackets (brackets)"):
             case [*brackets] if brackets and all(map(_is_bracket, brackets)):
                 pass
             case _:
@@ -1149,12 +1149,18 @@ def _connection_failed(
     error: requests.RequestException, request: requests.Request | requests.PreparedRequest | None
 ) -> ErrorResolution:
     host = urlsplit(request.url or "").hostname if request else None
+    advice = "(name lookup, firewall, proxy)"
+    if isinstance(error, requests.exceptions.SSLError):
+        advice = (
+            "(a firewall or proxy in between may sign its own certificates: then have the "
+            "environment variable REQUESTS_CA_BUNDLE name a file with these)"
+        )
     return ErrorResolution(
         ResponseAction.RETRY,
         FailureType.transient_error,
         f"The connection to {host or 'Amplitude'} failed ({type(error).__name__}: "
-        f"{filter_secrets(str(error))}). Check that this machine may reach it over HTTPS (name "
-        "lookup, firewall, proxy), then try again.",
+        f"{filter_secrets(str(error))}). Check that this machine may reach it over HTTPS "
+        f"{advice}, then try again.",
     )
 
 

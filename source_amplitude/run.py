@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -83,7 +84,9 @@ class SourceAmplitude(ConcurrentDeclarativeSource):
         """As the CDK's, but a rate limit is no failure: who is told to wait has the right keys."""
         status = super().check(logger, config)
         if status.message:
-            status.message = str(literal_eval(status.message))  # the CDK gives it in quotes
+            # The CDK gives it in quotes, and as if it were about the stream that was asked for.
+            reason = str(literal_eval(status.message))
+            status.message = re.sub(r"\AStream \w+ is not available: ", "", reason)
             if "API rate limit exceeded" in status.message:  # what the CDK makes of HTTP 429
                 logger.warning(
                     "The connection works. Something else is spending the rate limit of this "

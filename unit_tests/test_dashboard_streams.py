@@ -1051,8 +1051,11 @@ class TestUserCounts:
                 "daily_user_counts", settings, expected=ExpectedOutcome.EXPECT_EXCEPTION
             )
         message, failure_type = first_error(output)
-        assert "(Invalid chart definition: Invalid user property gp:plam)" in message
-        assert "Group User Counts by" in message
+        assert message == (
+            "Amplitude answered HTTP 400 (Invalid chart definition: Invalid user property "
+            "gp:plam). This project has never received that property: enter another one in Group "
+            "User Counts by, or leave that empty."
+        )
         assert failure_type is FailureType.config_error
 
     def test_given_a_project_east_of_utc_when_read_then_a_day_is_complete_by_its_clock(

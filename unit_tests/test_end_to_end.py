@@ -649,7 +649,8 @@ class TestCheck:
         run = Connector(tmp_path, sandbox, secret_key="0" * 32).check()
         status = run.connection_status()
         assert status["status"] == "FAILED"
-        assert "HTTP 403 (Unspecified Error: Invalid API Key)" in status["message"]
+        said = "Amplitude answered HTTP 403 (Unspecified Error: Invalid API Key). The API Key and"
+        assert status["message"].startswith(said)
         assert "Copy both keys anew" in status["message"]
 
     def test_given_the_wrong_region_when_checked_then_the_other_one_is_named(

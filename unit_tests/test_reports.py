@@ -1389,6 +1389,11 @@ class TestRefusals:
                 )
             ),
             (
+                {**BY_COUNTRY, "segment": "country"},
+                "x: Users (segment): 'country' is no JSON (Expecting value: line 1 column 1 "
+                "(char 0))",
+            ),
+            (
                 {**BY_COUNTRY, "segment": '[{"prop": "country"}]'},
                 "x: Users (segment) must be a list of conditions such as "
                 '[{"prop": "country", "op": "is", "values": ["Germany"]}]',
