@@ -74,11 +74,12 @@ def _complaints(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
 def _complaints_of_fields(value: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
     if "oneOf" in schema:
         kinds = {branch["properties"]["kind"]["const"]: branch for branch in schema["oneOf"]}
-        if value.get("kind") not in kinds:
-            found = f"kind is {value['kind']!r}, not" if "kind" in value else "choose the kind:"
+        kind = value.get("kind")
+        if not isinstance(kind, str) or kind not in kinds:
+            found = f"kind is {kind!r}, not" if "kind" in value else "choose the kind:"
             yield f"{found} one of {', '.join(kinds)}"
             return
-        schema = kinds[value["kind"]]
+        schema = kinds[kind]
     for name, field in schema["properties"].items():
         title = f"{field['title']} ({name})" if "title" in field else name
         if name in value:

@@ -262,9 +262,13 @@ class TestRead:
             ),
             (
                 HttpResponse("<html>No such page</html>", 404),
-                "(HTTP 404: <html>No such page</html>) is not Amplitude's own sentence for a range",
+                "(HTTP 404: a page of 25 bytes with the checksum b8d9d369) is not "
+                "Amplitude's own sentence for a range",
             ),
-            (HttpResponse("Too much", 504), "HTTP 504 (Too much). Amplitude cannot export more"),
+            (
+                HttpResponse('{"error": "Too much"}', 504),
+                "HTTP 504 (Too much). Amplitude cannot export more",
+            ),
         ],
         ids=["checksum", "cut-off", "no-gzips", "404", "504"],
     )
@@ -528,10 +532,10 @@ def test_given_a_death_between_two_hours_when_resumed_then_a_destination_has_all
         for line in process.stdout:
             output += line
             take(line)
-            # All hours but that one.
-            if len(destination) == 10:
+            # All hours but that one, and the state that says so.
+            if len(destination) == 10 and f'"{slow - HOUR:%Y%m%dT%H}"' in output:
                 process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == -signal.SIGTERM
+        assert process.wait(timeout=30) == -signal.SIGTERM
         dead = connector.finished(process, output)
         assert dead.state(STREAM) == {"hour": f"{slow - HOUR:%Y%m%dT%H}"}
         assert files(staging) == {}
