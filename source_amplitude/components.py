@@ -145,6 +145,8 @@ _LIKE_A_DATE = re.compile(
 )
 # The only sentence of Amplitude's that says that a range has no events.
 _NO_EVENTS = "Raw data files were not found"
+# What is no page, no JSON and no table: an error's own words.
+_SENTENCE = re.compile(r"[^\W\d_][^\n<>{}\[\]\t\";]{1,199}")
 _PARTS_OF_ENVELOPE = {
     *("code", "errorCode", "extraParams", "http_code", "message", "status", "statusCode"),
     *("success", "type"),
@@ -230,10 +232,12 @@ def _unquoted_reason(error: Exception) -> str:
 def _error_text(response: requests.Response) -> str:
     """What an error response says, on one line: ``message: details`` of Amplitude's envelope
     ``{"error": {"message", "metadata": {"details"}}}``, what the taxonomy, replays and lookup
-    tables have in its place (``{"errors": [{"message"}]}``, ``{"error"}``, ``{"message"}``). Of any
-    other body, what it is. Empty for a JSON object or list that came with 200 and tells of no
-    error."""
-    text = response.text.strip() if _is_no_events(response.text) else ""
+    tables have in its place (``{"errors": [{"message"}]}``, ``{"error"}``, ``{"message"}``), or a
+    sentence alone. Of any other body, what it is. Empty for a JSON object or list that came with
+    200 and tells of no error."""
+    text = response.text.strip()
+    if response.ok or not _SENTENCE.fullmatch(text):
+        text = ""
     try:
         body = response.json()
         if response.ok and (isinstance(body, list) or not body.get("error")):
