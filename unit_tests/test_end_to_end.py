@@ -510,7 +510,7 @@ class TestUserCountsByProperty:
         message, failure_type = first_error(output)
         assert failure_type == FailureType.config_error
         assert "HTTP 400 (Invalid chart definition: Invalid user property gp:shoe_size" in message
-        assert "change Group User Counts by" in message
+        assert "enter another one in Group User Counts by" in message
         active_users = truth(in_this_process)["active_users"]
         assert_delivered(records(output), active_users, "active_users")
 
