@@ -46,6 +46,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
+from difflib import get_close_matches
 from functools import partial
 from hashlib import blake2b
 from itertools import chain, islice
@@ -93,6 +94,7 @@ from airbyte_cdk.sources.declarative.transformations import RecordTransformation
 from airbyte_cdk.sources.streams.call_rate import (
     APIBudget,
     BaseCallRatePolicy,
+    CallRateLimitHit,
 )
 from airbyte_cdk.sources.streams.core import StreamData
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
@@ -651,11 +653,9 @@ _LISTS_OF_FILTERS = {
 _SALT = re.compile("[!-~]{16,64}")
 # Of the 1,000 that Amplitude grants in five minutes: requests of others must fit in beside it.
 _MOST_PER_REQUEST = 200
-# Of each kind of report, what it can't do without
+# Of each kind of report, the one field that it can't do without, if there is one
 _KINDS = {
-    "segmentation": "events",
-    "funnel": "events",
-    "retention": "kind",
+    **dict.fromkeys(("segmentation", "funnel", "retention"), "kind"),
     "composition": "property",
     "chart": "chart_id",
 }
@@ -666,6 +666,12 @@ _GROUP_CONDITIONS = 4
 _INTERVALS = {"day": "1", "week": "7", "month": "30"}
 # They count a number that an event carries, not events or users.
 _PROPERTY_METRICS = ("sums", "value_avg")
+# Those of Amplitude's own; compositions are not by device_type.
+_USER_PROPERTIES = (
+    *("version", "country", "city", "region", "DMA", "language", "platform", "os", "device"),
+    *("device_type", "start_version", "paying"),
+)
+_COMPOSED_PROPERTIES = tuple(name for name in _USER_PROPERTIES if name != "device_type")
 _MOST_GROUPS = 1_000
 
 
@@ -702,8 +708,28 @@ def refuse_unusable(config: Mapping[str, Any]) -> None:
             f"Project Time Zone (project_timezone) is not valid: {zone!r} is no IANA name of a "
             "time zone, such as Europe/Berlin."
         ) from None
+    if group := config.get("user_counts_group_by"):
+        title = "Group User Counts by (user_counts_group_by) is not valid"
+        _user_property(group, title)
     _refuse_unusable_filters(config)
     _refuse_unusable_reports(config)
+
+
+def _user_property(text: Any, title: str, names: Sequence[str] = _USER_PROPERTIES) -> str:
+    """A property of users as Amplitude spells it; raises for what is none."""
+    by_small = {name.lower(): name for name in names}
+    small = str(text).strip().lower()
+    if small in by_small:
+        return by_small[small]
+    if re.fullmatch(r"gp:.*\S.*", str(text)):
+        return str(text)
+    alike = get_close_matches(small, by_small, 1, 0.75)
+    meant = by_small[alike[0]] if alike else f"gp:{text}"
+    guess = f" Did you mean {meant}?" if alike or re.fullmatch(r"[\w ]*\w", str(text)) else ""
+    raise refusal(
+        f"{title}: {text!r} is not a property of users. Enter {', '.join(names)}, or gp: and the "
+        f"name of a property of your own, such as gp:plan.{guess}"
+    )
 
 
 def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
@@ -749,9 +775,21 @@ def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
 
 
 def _names(typed: Iterable[str]) -> frozenset[str]:
-    """Names that people typed, as they are and without blanks at their ends. Those may be a slip or
-    the name's own: what is to be dropped must not stay for either."""
-    return frozenset(name for each in typed for name in (each, each.strip()) if name)
+    """Names that people typed: as they are, without blanks at their ends, and each with commas and
+    semicolons in the place of what stands for them. All of it may be a slip or the name's own: what
+    is to be dropped must not stay for either."""
+    spelt = (name for each in typed for name in (each, each.strip()) if name)
+    return frozenset(form for name in spelt for form in (name, _with_commas(name)))
+
+
+def _meant(name: str) -> str:
+    """The one of ``_names`` that most likely is the name."""
+    return _with_commas(name.strip() or name)
+
+
+def _with_commas(name: str) -> str:
+    """A name of a field that Airbyte's form splits at commas and semicolons."""
+    return name.replace("%2C", ",").replace("%3B", ";")
 
 
 def _log_blanks(typed: Iterable[str], title: str) -> None:
@@ -766,8 +804,9 @@ def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
         names = [report["name"] for report in reports]
         for report in reports:
             _refuse_wrong_types(report["query"], f"{title}: {report['name']}")
-            _refuse_unusable_query(report["query"], f"{title}: {report['name']}")
-            _refuse_dear(report["query"], f"{title}: {report['name']}")
+            query = _as_asked(report["query"])
+            _refuse_unusable_query(query, f"{title}: {report['name']}")
+            _refuse_dear(query, f"{title}: {report['name']}")
     except (AttributeError, KeyError, TypeError) as error:
         reason = f"a report has another form than it should ({type(error).__name__}: {error})"
         raise refusal(f"{title}: {reason}.") from None
@@ -785,9 +824,11 @@ def _refuse_wrong_types(query: Mapping[str, Any], title: str) -> None:
             continue
         match name:
             case "events" | "group_by":
-                wanted = "a list of texts"
-                is_right = isinstance(value, list) and all(isinstance(v, str) for v in value)
-            case "filters":
+                wanted, is_right = "a list of texts", _are_texts(value)
+            case "steps":
+                wanted = "a list of steps with an event"
+                is_right = isinstance(value, list) and all(map(_is_step, value))
+            case "filters" | "funnel_filters":
                 wanted = "a list of filters with a property and values"
                 is_right = isinstance(value, list) and all(map(_is_filter, value))
             case "conversion_window_days":
@@ -809,13 +850,26 @@ def _kind_or_text(value: Any) -> str:
 
 def _is_filter(value: Any) -> bool:
     match value:
-        case {"property": str(), "values": [*values]}:
-            return all(isinstance(each, str) for each in values)
+        case {"property": str(), **others}:
+            values = others.pop("values", None) or []
+            return _are_texts(values) and _are_texts([v for v in others.values() if v is not None])
     return False
+
+
+def _is_step(value: Any) -> bool:
+    match value:
+        case {"event": str(event)}:
+            return bool(event)
+    return False
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
     """Raise for what the spec can't say: JSON in a text, and what depends on another field."""
+    _refuse_unusable_lists(query, title)
     texts = [*(query.get("events") or []), *(query.get(n) for n in ("start_event", "return_event"))]
     for text in filter(None, texts):
         event = _parsed(text, title) if _is_json(text) else {"event_type": text}
@@ -831,14 +885,14 @@ def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
             )
         if groups and query["kind"] == "retention":
             raise refusal(f"{title}: the events of retention can't have a group_by.")
-        if not groups and query.get("metric") in _PROPERTY_METRICS:
+        if not groups and _is_json(text) and query.get("metric") in _PROPERTY_METRICS:
             raise refusal(
                 f"{title}: Count (metric) {query['metric']} takes events in JSON whose group_by is "
                 f'the property to be counted, such as {{"event_type": "{event["event_type"]}", '
                 '"group_by": [{"type": "event", "value": "price"}]}.'
             )
     if text := query.get("segment"):
-        conditions = _parsed(text, title)
+        conditions = _parsed(text, f"{title}: Users (segment)")
         if not isinstance(conditions, list) or not all(
             isinstance(condition, dict) and "op" in condition for condition in conditions
         ):
@@ -851,7 +905,7 @@ def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
             f"{title}: Brackets (brackets) and the mode bracket are needed together or not at all."
         )
     if text := query.get("brackets"):
-        match _parsed(text, title):
+        match _parsed(text, f"{title}: Brackets (brackets)"):
             case [*brackets] if brackets and all(map(_is_bracket, brackets)):
                 pass
             case _:
@@ -859,6 +913,44 @@ def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
                     f"{title}: Brackets (brackets) must be a list of a first and a last day each, "
                     "up to day 365, such as [[0, 1], [1, 7]]."
                 )
+
+
+def _refuse_unusable_lists(query: Mapping[str, Any], title: str) -> None:
+    """Raise for a query without what it needs, or with more than Amplitude takes."""
+    count, kind = len(query.get("events") or []), query["kind"]
+    if kind == "segmentation" and not count:
+        raise refusal(f"{title}: Event (event) is missing.")
+    if kind == "segmentation" and count > 2:
+        raise refusal(f"{title}: it has {count} events (events), where 2 can be asked for at once.")
+    if kind == "funnel" and not 2 <= count <= 20:
+        raise refusal(
+            f"{title}: Steps (steps) needs 2 to 20 events, and has {count or 'none'}. For one "
+            "event, choose How often events happened."
+        )
+    groups = query.get("group_by") or []
+    if len(groups) > (most := 1 if kind == "funnel" else 2):
+        raise refusal(f"{title}: Group by (group_by) has {len(groups)} properties, not {most}.")
+    for group in groups:
+        _user_property(group, f"{title}: Group by")
+    if kind == "composition":
+        _user_property(query["property"], f"{title}: Property (property)", _COMPOSED_PROPERTIES)
+    for condition in query.get("filters") or []:
+        if not condition["values"]:
+            raise refusal(
+                f"{title}: Only Where: the condition on {condition['property']} needs Values "
+                "(value_lines)."
+            )
+    has_sum = query.get("metric") in _PROPERTY_METRICS
+    if (name := query.get("property_to_sum")) and not has_sum:
+        raise refusal(
+            f"{title}: Property to Sum (property_to_sum) is {name!r}, which goes with the Count "
+            "(metric) sums or value_avg only."
+        )
+    if has_sum and not name and not all(map(_is_json, query["events"])):
+        raise refusal(
+            f"{title}: Count (metric) {query['metric']} needs Property to Sum (property_to_sum): "
+            "the property of the event that has the number, such as price."
+        )
 
 
 def _is_bracket(bracket: Any) -> bool:
@@ -924,13 +1016,61 @@ def price(request: requests.PreparedRequest, query_type: int) -> int:
     return len(_days_of(request)) * conditions * (sum(of_events) or query_type)
 
 
-def _query_of_report(query: Mapping[str, Any], user_property: str = "") -> dict[str, Any]:
+def _as_asked(query: Mapping[str, Any]) -> dict[str, Any]:
+    """A report's query as the first version with reports had it, whichever fields it was put in.
+
+    Airbyte's form makes other fields necessary; what it hides counts until ``event`` or ``steps``
+    is filled in, since nobody could take it out there.
+    """
+    is_new = query.get("event") or query.get("steps")
+
+    def found(old: str, *names: str) -> list[Any]:
+        values = [query[name] for name in names if query.get(name)]
+        return values or (query.get(old) if old not in names and not is_new else None) or []
+
+    match query["kind"]:
+        case "segmentation":
+            events, filters = found("events", "event", "second_event"), query.get("filters")
+            groups = found("group_by", "grouped_by", "second_grouped_by")
+            asked = {**query, "events": events, "group_by": groups}
+        case "funnel":
+            steps = [step["event"] for step in query.get("steps") or []]
+            groups = found("group_by", "funnel_grouped_by")
+            old = {} if is_new else query
+            filters = query.get("funnel_filters") or old.get("filters")
+            asked = {
+                **{**query, "events": steps or query.get("events"), "group_by": groups},
+                "mode": query.get("step_order") or old.get("mode"),
+                "segment": query.get("funnel_segment") or old.get("segment"),
+            }
+        case _:
+            return {**query}
+    return {**asked, "filters": [{**each, "values": _values(each)} for each in filters or []]}
+
+
+def uncounted_fields(query: Mapping[str, Any]) -> list[str]:
+    """Fields of earlier versions that don't count in a report's query, since newer ones do."""
+    if query.get("event"):
+        return sorted(query.keys() & {"events", "group_by"})
+    if query.get("steps"):
+        return sorted(query.keys() & {"events", "group_by", "mode", "filters", "segment"})
+    return []
+
+
+def _values(condition: Mapping[str, Any]) -> list[str]:
+    lines = (line.strip() for line in (condition.get("value_lines") or "").splitlines())
+    return [line for line in lines if line] or condition.get("values") or []
+
+
+def _query_of_report(query: Mapping[str, Any]) -> dict[str, Any]:
     """Amplitude's parameters for a report, without its days; None is for what is not sent."""
+    query = _as_asked(query)
 
     def event(text: str) -> str:
-        return _event_of_report(text, query.get("filters") or [], user_property)
+        return _event_of_report(text, query)
 
     events, groups = query.get("events") or [], query.get("group_by") or []
+    groups = [_user_property(group, "Group by") for group in groups]
     mode, segment = query.get("mode"), query.get("segment") or None
     match query["kind"]:
         case "segmentation":
@@ -962,29 +1102,43 @@ def _query_of_report(query: Mapping[str, Any], user_property: str = "") -> dict[
                 "rb": query.get("brackets"),
                 "i": "1",
             }
-    return {"p": query["property"]}
+    return {"p": _user_property(query["property"], "Property", _COMPOSED_PROPERTIES)}
 
 
-def _event_of_report(text: str, filters: Sequence[Mapping[str, Any]], user_property: str) -> str:
-    """Amplitude's JSON for an event: as it was typed, or its name and all filters."""
+def _event_of_report(text: str, query: Mapping[str, Any]) -> str:
+    """Amplitude's JSON for an event: as it was typed, or its name, all filters and what it sums."""
     if _is_json(text):
         return text
     conditions = [
         {
-            "subprop_type": "user" if re.match(user_property, each["property"]) else "event",
+            "subprop_type": _property_type(each["property"]),
             "subprop_key": each["property"],
             "subprop_op": each.get("operator") or "is",
             "subprop_value": each["values"],
         }
-        for each in filters
+        for each in query.get("filters") or []
     ]
-    return json.dumps({"event_type": text, **({"filters": conditions} if conditions else {})})
+    summed = query.get("property_to_sum")
+    return json.dumps(
+        {
+            "event_type": text,
+            **({"filters": conditions} if conditions else {}),
+            **({"group_by": [{"type": _property_type(summed), "value": summed}]} if summed else {}),
+        }
+    )
+
+
+def _property_type(name: str) -> str:
+    is_users = name in _USER_PROPERTIES or re.match("gp:.", name)
+    return "user" if is_users else "event"
 
 
 # -------------------------------------------------------------------------------------------------
 # 3 Every request: keys, refusals, prices, and what each record is given
 # -------------------------------------------------------------------------------------------------
 _TOO_FAR_BACK = "Date too far back"
+# Shorter ones are the rhythm of what may be asked for once a second.
+_WAIT_LOGGED = timedelta(seconds=10)
 # An answer, but for a streamed one, which may be slow, but must not drip: so many bytes in so long.
 _ANSWER_SECONDS = 60 * 60
 _SLOWEST_BYTES, _SLOWEST_SECONDS = 1024 * 1024, 5 * 60
@@ -1345,6 +1499,23 @@ def _price_queries(budget: APIBudget) -> None:
     for policy in budget._policies:
         if isinstance(policy, BaseCallRatePolicy) and "get_weight" not in vars(policy):
             policy.get_weight = partial(_weight, policy.get_weight)  # type: ignore[method-assign]
+            policy.try_acquire = partial(_acquire, policy.try_acquire)  # type: ignore[method-assign]
+
+
+def _acquire(acquire: Callable[..., None], request: requests.PreparedRequest, weight: int) -> None:
+    """As the budget's, but a long wait has a line in the log: the CDK waits in silence."""
+    try:
+        acquire(request, weight=weight)
+    except CallRateLimitHit as hit:
+        if hit.time_to_wait >= _WAIT_LOGGED:
+            query = _query_of(request)
+            days = f" for {query['start']} to {query['end']}" if _asks_for_days(query) else ""
+            _LOGGER.info(
+                f"{urlsplit(request.url or '').path}{days} waits for Amplitude's rate limit, of "
+                f"which it takes {weight:,} units. It goes on at "
+                f"{now_utc() + hit.time_to_wait:%H:%M:%S} UTC."
+            )
+        raise
 
 
 def _weight(query_type: Callable[[Any], int], request: requests.PreparedRequest) -> int:
@@ -1355,12 +1526,18 @@ def _connection_failed(
     error: requests.RequestException, request: requests.Request | requests.PreparedRequest | None
 ) -> ErrorResolution:
     host = urlsplit(request.url or "").hostname if request else None
+    advice = "(name lookup, firewall, proxy)"
+    if isinstance(error, requests.exceptions.SSLError):
+        advice = (
+            "(a firewall or proxy in between may sign its own certificates: then have the "
+            "environment variable REQUESTS_CA_BUNDLE name a file with these)"
+        )
     return ErrorResolution(
         ResponseAction.RETRY,
         FailureType.transient_error,
         f"The connection to {host or 'Amplitude'} failed ({type(error).__name__}: "
-        f"{_unquoted_reason(error)}). Check that this machine may reach it over HTTPS (name "
-        "lookup, firewall, proxy), then try again.",
+        f"{_unquoted_reason(error)}). Check that this machine may reach it over HTTPS {advice}, "
+        "then try again.",
     )
 
 
@@ -2068,8 +2245,8 @@ class EventFilter:
         self._keyed = blake2b(key=salt.encode(), digest_size=32)
         self._edits = {c: _Edits.of(dropped, hashed, c) for c in (None, *_PROPERTY_COLUMNS)}
         self._edits_any = bool(dropped or hashed)
-        self._unseen_types = {name.strip() or name for name in self._only | self._without}
-        self._unseen_names = {name.strip() or name for name in dropped | hashed}
+        self._unseen_types = {_meant(name) for name in self._only | self._without}
+        self._unseen_names = {_meant(name) for name in dropped | hashed}
         self._logged: list[str] = []
         self.read = self.left_out = 0
 
@@ -2084,7 +2261,7 @@ class EventFilter:
         event_type = event.get("event_type")
         if not isinstance(event_type, str):
             event_type = ""
-        self._unseen_types.discard(event_type.strip() or event_type)
+        self._unseen_types.discard(_meant(event_type))
         passes = event_type not in self._without and (not self._only or event_type in self._only)
         if passes and self._edits_any:
             self._edit_event(event)
@@ -2139,7 +2316,7 @@ class EventFilter:
         for key, (hashes, names) in found:
             # What is dropped by one name is not hashed by another.
             is_hashed[key] = hashes and is_hashed.get(key, True)
-            self._unseen_names.difference_update(name.strip() or name for name in names)
+            self._unseen_names.difference_update(map(_meant, names))
             if self._unseen_names and type(container[key]) in _NESTED:
                 # What is named in it, too, goes with it.
                 below = {name for name in self._unseen_names if f".{key}." in f".{name}"}
@@ -3480,7 +3657,7 @@ class CohortMembersRequester(HttpRequester):
     def _job(self, cohort: StreamSlice) -> str | None:
         """The path of a new job, which takes one of the downloads of the month; None when no more
         are made in this sync."""
-        keys = self.config.get("cohort_member_properties") or []
+        keys = [*map(_with_commas, self.config.get("cohort_member_properties") or [])]
         cohort_id = cohort.partition["cohort_id"]
         with self._making:
             if self._last:
@@ -3817,11 +3994,8 @@ class ReportRequester(HttpRequester):
     """A report of the config and a window in, Amplitude's query out.
 
     ``parameters`` are those that the manifest makes of a report, the ``report`` itself among them.
-    ``user_property`` is what properties of users look like, as against those of events. A template
-    would evaluate what people have typed.
+    A template would evaluate what people have typed.
     """
-
-    user_property: str = ""
 
     def __post_init__(self, parameters: Mapping[str, Any]) -> None:
         super().__post_init__(parameters)
@@ -3847,7 +4021,7 @@ class ReportRequester(HttpRequester):
         start, end = (window[name].replace("-", "") for name in ("start_time", "end_time"))
         if self._query["kind"] == "composition":  # its answer has no dates: it must be one day's
             end = start
-        return {"start": start, "end": end, **_query_of_report(self._query, self.user_property)}
+        return {"start": start, "end": end, **_query_of_report(self._query)}
 
 
 @dataclass

@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -137,7 +138,9 @@ class SourceAmplitude(ConcurrentDeclarativeSource):
             _ = components.SecretiveBearerAuthenticator(self._config, "management_api_key").token
         status = super().check(logger, config)
         if status.message:
-            status.message = str(literal_eval(status.message))  # the CDK gives it in quotes
+            # The CDK gives it in quotes, and as if it were about the stream that was asked for.
+            reason = str(literal_eval(status.message))
+            status.message = re.sub(r"\AStream \w+ is not available: ", "", reason)
             if "API rate limit exceeded" in status.message:  # what the CDK makes of HTTP 429
                 logger.warning(
                     "The connection works. Something else is spending the rate limit of this "
@@ -171,6 +174,12 @@ class SourceAmplitude(ConcurrentDeclarativeSource):
         yield from messages
         if absent := [*absent, *unreadable]:
             raise components.refusal(f"Streams that could not be read: {', '.join(absent)}.")
+
+    def _select_streams(self, streams: Any, configured_catalog: ConfiguredAirbyteCatalog) -> Any:
+        """As the CDK's, but in the order of the manifest, whatever that of the catalog is."""
+        selected = super()._select_streams(streams, configured_catalog)
+        names = [stream.name for stream in streams]
+        return sorted(selected, key=lambda stream: names.index(stream.name))
 
     def _create_streams(
         self, selected_configs: list[dict[str, Any]], all_configs: list[dict[str, Any]]

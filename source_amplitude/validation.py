@@ -12,7 +12,7 @@ from typing import Any
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import ValidationError
 
-from source_amplitude.components import refusal, refuse_unusable
+from source_amplitude.components import refusal, refuse_unusable, uncounted_fields
 
 # Looked into one by one, since what the schema's own error quotes of them is far too much.
 _INNER_RULES = ("items", "oneOf", "properties", "required")
@@ -44,6 +44,12 @@ def refuse_invalid(config: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
         elif name in spec["required"]:
             raise refusal(f"{title} is missing.")
     refuse_unusable(config)
+    for report in config.get("reports", []):
+        if former := uncounted_fields(report["query"]):
+            logging.getLogger("airbyte").warning(
+                f"The report {report['name']} has fields of an earlier version that no longer "
+                f"count: {', '.join(former)}. It goes by those of the form."
+            )
     # The platform's own begin with two underscores.
     unknown = sorted(n for n in config.keys() - properties.keys() if not n.startswith("__"))
     if unknown:
@@ -70,7 +76,8 @@ def _complaints_of_fields(value: Mapping[str, Any], schema: Mapping[str, Any]) -
         kinds = {branch["properties"]["kind"]["const"]: branch for branch in schema["oneOf"]}
         kind = value.get("kind")
         if not isinstance(kind, str) or kind not in kinds:
-            yield f"kind is {kind!r}, not one of {', '.join(kinds)}"
+            found = f"kind is {kind!r}, not" if "kind" in value else "choose the kind:"
+            yield f"{found} one of {', '.join(kinds)}"
             return
         schema = kinds[kind]
     for name, field in schema["properties"].items():
@@ -81,7 +88,8 @@ def _complaints_of_fields(value: Mapping[str, Any], schema: Mapping[str, Any]) -
             yield f"{title} is missing"
     # What is in it would not be asked for.
     if unknown := sorted(value.keys() - schema["properties"].keys()):
-        yield f"there is no field {', '.join(unknown)}, but {', '.join(schema['properties'])}"
+        fields = [n for n, f in schema["properties"].items() if not f.get("airbyte_hidden")]
+        yield f"there is no field {', '.join(unknown)}, but {', '.join(fields)}"
 
 
 def _name_of(entry: Any, number: int) -> str:
@@ -94,5 +102,6 @@ def _complaint(error: ValidationError, schema: Mapping[str, Any]) -> str:
     if schema.get("airbyte_secret"):
         return "it must be a text that is not empty"
     if error.validator == "pattern":
-        return f"{error.instance!r} is not of the form {schema['pattern_descriptor']}"
+        form, [example, *_] = schema["pattern_descriptor"], schema["examples"]
+        return f"{error.instance!r} is not of the form {form}, such as {example}"
     return error.message

@@ -188,6 +188,33 @@ def test_given_a_stream_when_read_then_each_request_weighs_what_it_costs(
     assert dearest == expected
 
 
+def test_given_a_spent_budget_when_a_request_has_to_wait_then_the_log_says_how_long_and_for_what(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def waits() -> list[str]:
+        return [message for message in caplog.messages if "rate limit" in message]
+
+    budget, asked = first_sync("active_users", days=31, until=70)
+    [(request, cost)] = asked
+    window = "{start} to {end}".format(**dict(parse_qsl(urlsplit(request.url or "").query)))
+    with freezegun.freeze_time("2024-02-01T21:58:30Z") as clock, caplog.at_level("INFO"):
+        for _ in range(980 // cost):
+            budget.acquire_call(request, block=False)
+            clock.tick(timedelta(seconds=10))
+        assert waits() == []
+        with pytest.raises(CallRateLimitHit):
+            budget.acquire_call(request, block=False)
+        assert waits() == [
+            f"/api/2/users for {window} waits for Amplitude's rate limit, of which it takes 155 "
+            "units. It goes on at 22:03:45 UTC."
+        ]
+        caplog.clear()
+        clock.move_to("2024-02-01T22:03:40Z")  # soon
+        with pytest.raises(CallRateLimitHit):
+            budget.acquire_call(request, block=False)
+        assert waits() == []
+
+
 SIGNUPS: dict[str, Any] = {"kind": "segmentation", "events": ["Signed Up"]}
 BY_COUNTRY = {**SIGNUPS, "group_by": ["country"]}
 FUNNEL: dict[str, Any] = {"kind": "funnel", "events": ["Signed Up", "Song Played 🎧"]}

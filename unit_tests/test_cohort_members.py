@@ -1095,7 +1095,7 @@ class TestFile:
     def test_given_properties_in_the_config_when_read_then_they_are_asked_for_and_are_texts(
         self,
     ) -> None:
-        keys = ["plan", "my key & more", "user_id", "gp:x"]
+        keys = ["plan", "my key & more", "user_id", "gp:x", "a, b; c"]
         body = (
             "amplitude_id,user_id,plan,my key & more,user_id,amplitude_id\r\n"
             '1,a,007,"jazz, ""new""\nwave",crm-1,\r\n'
@@ -1104,7 +1104,7 @@ class TestFile:
         with HttpMocker() as http:
             lists(http, cohort("a"))
             downloads(http, "a", csv(body), params={"props": "1", "propKeys": keys})
-            output = read(cohort_member_properties=keys)
+            output = read(cohort_member_properties=[*keys[:-1], "a%2C b%3B c"])
         assert [
             (r["amplitude_id"], r.get("user_id"), r["properties"]) for r in records(output)
         ] == [

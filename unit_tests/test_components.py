@@ -950,6 +950,16 @@ class TestAmplitudeErrorHandler:
             "machine may reach it over HTTPS (name lookup, firewall, proxy), then try again."
         )
 
+    def test_given_an_unknown_authority_then_the_message_says_how_to_have_it_trusted(self) -> None:
+        request = requests.Request("GET", "https://amplitude.com/api/2/events/list").prepare()
+        error = requests.exceptions.SSLError("self-signed certificate", request=request)
+        assert self.handler.interpret_response(error).error_message == (
+            "The connection to amplitude.com failed (SSLError: self-signed certificate). Check "
+            "that this machine may reach it over HTTPS (a firewall or proxy in between may sign "
+            "its own certificates: then have the environment variable REQUESTS_CA_BUNDLE name a "
+            "file with these), then try again."
+        )
+
 
 def unreadable(asked: str, found: str) -> str:
     return (

@@ -991,6 +991,25 @@ class TestUserCounts:
             for request in http.request_history
         ] == [["end", "i", "m", "start"]] * 2
 
+    @pytest.mark.parametrize(
+        ("typed", "asked"),
+        [
+            *(("Country", "country"), (" DEVICE_type", "device_type"), ("dma", "DMA")),
+            *(("gp:Plan ", "gp:Plan "), ("gp:1e3", "gp:1e3"), ("gp:{{ 7 }}", "gp:{{ 7 }}")),
+        ],
+    )
+    def test_given_a_property_however_it_is_typed_when_read_then_amplitude_is_asked_by_its_name(
+        self, typed: str, asked: str
+    ) -> None:
+        settings = config(start_date="2024-01-03T00:00:00Z", user_counts_group_by=typed)
+        with HttpMocker() as http:
+            for metric in ("active", "new"):
+                params = {**TODAY, "m": metric, "i": "1", "g": asked}
+                get(http, "users", params, series(["2024-01-03"], [4], seriesLabels=["pro"]))
+            output = read_stream("daily_user_counts", settings)
+        assert [r["users"] for r in records(output)] == [4, 4]
+        assert output.errors == []
+
     @pytest.mark.parametrize("labels", ["seriesLabels", "seriesMeta"])
     def test_given_a_property_when_read_then_each_of_its_values_is_a_segment(
         self, labels: str
@@ -1032,8 +1051,11 @@ class TestUserCounts:
                 "daily_user_counts", settings, expected=ExpectedOutcome.EXPECT_EXCEPTION
             )
         message, failure_type = first_error(output)
-        assert "(Invalid chart definition: Invalid user property gp:plam)" in message
-        assert "Group User Counts by" in message
+        assert message == (
+            "Amplitude answered HTTP 400 (Invalid chart definition: Invalid user property "
+            "gp:plam). This project has never received that property: enter another one in Group "
+            "User Counts by, or leave that empty."
+        )
         assert failure_type is FailureType.config_error
 
     def test_given_a_project_east_of_utc_when_read_then_a_day_is_complete_by_its_clock(

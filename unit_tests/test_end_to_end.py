@@ -510,7 +510,7 @@ class TestUserCountsByProperty:
         message, failure_type = first_error(output)
         assert failure_type == FailureType.config_error
         assert "HTTP 400 (Invalid chart definition: Invalid user property gp:shoe_size" in message
-        assert "change Group User Counts by" in message
+        assert "enter another one in Group User Counts by" in message
         active_users = truth(in_this_process)["active_users"]
         assert_delivered(records(output), active_users, "active_users")
 
@@ -655,7 +655,8 @@ class TestCheck:
         run = Connector(tmp_path, sandbox, secret_key="0" * 32).check()
         status = run.connection_status()
         assert status["status"] == "FAILED"
-        assert "HTTP 403 (Unspecified Error: Invalid API Key)" in status["message"]
+        said = "Amplitude answered HTTP 403 (Unspecified Error: Invalid API Key). The API Key and"
+        assert status["message"].startswith(said)
         assert "Copy both keys anew" in status["message"]
 
     def test_given_the_wrong_region_when_checked_then_the_other_one_is_named(

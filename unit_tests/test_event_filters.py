@@ -229,6 +229,20 @@ class TestBlanks:
         assert "no property 'b'. Check" in caplog.text
         assert "no property 'email" not in caplog.text
 
+    def test_given_blanks_and_what_stands_for_commas_then_all_forms_are_meant_and_none_is_missed(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        names = {"drop_properties": ["a%2C b "], "without_event_types": [" Cart%3B seen"]}
+        found = EventFilter(names)
+        event = {"event_type": "x", "a, b": 1, "a, b ": 2, "a%2C b": 3, "a%2C b ": 4, "c": 5}
+        assert found.passes(event)
+        assert event == {"event_type": "x", "c": 5}
+        for event_type in ("Cart; seen", " Cart; seen", "Cart%3B seen", " Cart%3B seen"):
+            assert not EventFilter(names).passes({"event_type": event_type})
+        assert not found.passes({"event_type": "Cart%3B seen"})
+        found.log_unseen()
+        assert "had no" not in caplog.text
+
     @pytest.mark.parametrize("door", [package, two_files])
     def test_given_a_name_that_is_refused_then_blanks_do_not_help(
         self, door: Callable[[dict[str, Any]], None]
@@ -332,6 +346,28 @@ class TestEventTypes:
     ) -> None:
         types: list[Any] = ["a", "b", None, 5, [], ""]
         assert [t for t in types if filtered({"event_type": t}, **fields)] == passed
+
+    @pytest.mark.parametrize("name", ["Cart%2C viewed%3B twice", "Cart, viewed; twice"])
+    def test_given_a_name_with_a_comma_then_it_is_meant_by_what_stands_for_one(
+        self, name: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        comma = "Cart, viewed; twice"
+        assert filtered({"event_type": comma}, only_event_types=[name])
+        assert not filtered({"event_type": comma}, without_event_types=[name])
+        event = {"event_type": "a", "event_properties": {comma: ADA, "n": 1}}
+        fields = {"drop_properties": [f"event_properties.{name}"]}
+        assert filtered(event, **fields) == {"event_type": "a", "event_properties": {"n": 1}}
+        found = EventFilter({"only_event_types": [name], "hash_properties": [name]})
+        assert found.passes({"event_type": comma, comma: ADA})
+        found.log_unseen()
+        assert caplog.text == ""
+
+    def test_given_a_name_that_has_what_stands_for_a_comma_then_it_is_meant_as_well(self) -> None:
+        event = {"event_type": "a", "event_properties": {"a%2Cb": ADA, "n": 1}}
+        assert filtered(event, drop_properties=["a%2Cb"]) == {
+            "event_type": "a",
+            "event_properties": {"n": 1},
+        }
 
     def test_given_the_type_is_dropped_or_hashed_then_it_has_been_compared_before(self) -> None:
         event = {"event_type": ADA, "n": 1}

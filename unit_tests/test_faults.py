@@ -723,6 +723,7 @@ class TestCheck:
         assert status["status"] == "FAILED"
         assert "Amplitude answered HTTP 503 (It's down)" in status["message"]
         assert status["message"][0] not in "'\""
+        assert "is not available" not in status["message"]
         assert len(sandbox.requests) == 1
 
     def test_when_checked_then_a_silent_server_is_waited_for_for_a_minute(

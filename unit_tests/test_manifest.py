@@ -75,9 +75,26 @@ def test_streams_are_references_only_and_every_stream_defined_is_listed() -> Non
         for entry in MANIFEST["streams"]
         for reference in (entry["streams"] if "condition" in entry else [entry])
     ]
-    assert listed == [
-        {"$ref": f"#/definitions/streams/{name}"} for name in MANIFEST["definitions"]["streams"]
+    assert sorted(reference["$ref"] for reference in listed) == sorted(
+        f"#/definitions/streams/{name}" for name in MANIFEST["definitions"]["streams"]
+    )
+
+
+def test_streams_that_take_nothing_of_the_budget_are_started_before_those_that_wait_for_it() -> (
+    None
+):
+    """And these from the cheapest to the dearest; each report is priced by itself."""
+    order = [s.name for s in SourceAmplitude(config=EVERYTHING).streams(EVERYTHING)]
+    assert order[-len(REPORTS) :] == [f"report_{report['name']}" for report in REPORTS]
+    dear = order[order.index("raw_events_archives") + 1 : -len(REPORTS)]
+    assert dear == [
+        *("daily_user_counts", "weekly_user_counts", "monthly_user_counts", "revenue_ltv"),
+        *("average_session_length", "sessions_per_user", "session_lengths"),
+        *("active_users", "retention", "event_counts"),
     ]
+    lists = order[: order.index("deletion_jobs")]
+    assert {"annotations", "cohorts", "events_list", "lookup_tables", "flags"} <= {*lists}
+    assert not {"events", "session_replays", "cohort_members", *dear} & {*lists}
 
 
 def test_every_definition_is_used() -> None:

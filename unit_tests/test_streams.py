@@ -592,7 +592,7 @@ class TestActiveUsers:
         assert first_error(output) == (
             "Amplitude answered HTTP 400 (Invalid chart definition: Invalid user property "
             "country). This project has never received that property: turn off Active Users Group "
-            "by Country, or change Group User Counts by, whichever asks for it.",
+            "by Country.",
             FailureType.config_error,
         )
 

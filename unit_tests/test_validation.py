@@ -54,14 +54,19 @@ def test_given_a_required_field_that_is_left_out_or_empty_then_it_is_missing(
 
 @pytest.mark.parametrize("value", ["2021", "2021-1-5", "25.01.2021", "2021-01-25T10", 20210125])
 @pytest.mark.parametrize(
-    "field", [("start_date", "Start Date"), ("end_date", "End Date")], ids=lambda f: f[0]
+    "field",
+    [
+        ("start_date", "Start Date", "2021-01-25T00:00:00Z"),
+        ("end_date", "End Date", "2022-01-01T00:00:00Z"),
+    ],
+    ids=lambda f: f[0],
 )
 def test_given_a_date_of_another_form_then_the_field_is_named(
-    field: tuple[str, str], value: object
+    field: tuple[str, str, str], value: object
 ) -> None:
-    name, title = field
+    name, title, example = field
     form = (
-        f"{value!r} is not of the form YYYY-MM-DDTHH:mm:ssZ"
+        f"{value!r} is not of the form YYYY-MM-DDTHH:mm:ssZ, such as {example}"
         if isinstance(value, str)
         else f"{value} is not of type 'string'"
     )
@@ -145,20 +150,35 @@ def test_given_a_number_of_workers_that_can_not_be_then_the_bound_is_named(
     )
 
 
+@pytest.mark.parametrize("door", [package, two_files])
 @pytest.mark.parametrize(
-    "value", ["plan", "Country", "gp:", "platform ", " ", "country,city", "g:x"]
+    ("value", "guess"),
+    [
+        ("plan", " Did you mean gp:plan?"),
+        ("countri", " Did you mean country?"),
+        ("Platforms", " Did you mean platform?"),
+        ("my plan", " Did you mean gp:my plan?"),
+        ("gp:", ""),
+        ("gp: ", ""),
+        (" ", ""),
+        ("country,city", ""),
+        ("g:x", ""),
+    ],
 )
-def test_given_a_property_that_amplitude_can_not_group_by_then_the_forms_are_named(
-    value: str,
+def test_given_a_property_that_amplitude_can_not_group_by_then_every_door_says_what_it_can_be(
+    value: str, guess: str, door: Callable[[dict[str, Any]], None]
 ) -> None:
-    assert complaint(config(user_counts_group_by=value)) == (
-        f"Group User Counts by (user_counts_group_by) is not valid: {value!r} is not of the form "
-        "platform, country, gp:plan."
+    assert complaint(config(user_counts_group_by=value), door) == (
+        f"Group User Counts by (user_counts_group_by) is not valid: {value!r} is not a property of "
+        "users. Enter version, country, city, region, DMA, language, platform, os, device, "
+        "device_type, start_version, paying, or gp: and the name of a property of your own, such "
+        f"as gp:plan.{guess}"
     )
 
 
 @pytest.mark.parametrize(
-    "value", ["platform", "DMA", "device_type", "gp:plan", "gp:a b/c", "gp:gp:"]
+    "value",
+    ["platform", "Country", "dma", "DMA", " os ", "device_type", "gp:plan", "gp:a b/c", "gp:gp:"],
 )
 def test_given_a_property_that_amplitude_can_group_by_then_it_is_accepted(value: str) -> None:
     package(config(user_counts_group_by=value))
