@@ -194,7 +194,7 @@ def test_every_request_has_its_timeouts_and_keeps_its_connection_alive() -> None
 def test_only_archives_lookup_tables_and_members_are_streamed() -> None:
     """What is not would be read into memory whole before a component sees it."""
     streamed = {name for name, r in retrievers().items() if r.requester.stream_response}
-    assert streamed == {"cohort_members", "events", "lookup_table_rows", "raw_events_archives"}
+    assert streamed == {"cohort_members", "events", "lookup_table_rows", "raw_events_files"}
 
 
 def test_every_extractor_is_one_that_refuses_empty_records() -> None:
@@ -211,7 +211,7 @@ def test_every_extractor_is_one_that_refuses_empty_records() -> None:
         "ListExtractor",
         "RetentionExtractor",
         "SegmentationExtractor",
-        "StagedArchiveExtractor",
+        "StagedFilesExtractor",
     }
 
 
