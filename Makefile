@@ -31,6 +31,7 @@ fuzz: .venv/ready
 
 schemas: .venv/ready
 	$(BIN)/python scripts/inline_schemas.py
+	$(BIN)/python scripts/lake_schemas.py
 
 # The versions of poetry.lock, whatever has been released since.
 .venv/ready: pyproject.toml poetry.lock scripts/locked.py

@@ -17,6 +17,7 @@ from airbyte_cdk.sources.declarative.interpolation import InterpolatedString
 from airbyte_cdk.sources.streams.http.tcp_keepalive import TcpKeepaliveHTTPAdapter
 from jsonschema import Draft7Validator
 
+from scripts import lake_schemas
 from scripts.inline_schemas import inline_schemas, read_schemas
 from source_amplitude import SourceAmplitude
 from unit_tests.helpers import config
@@ -66,6 +67,13 @@ def test_top_level_keys_stand_in_the_agreed_order() -> None:
 
 def test_inline_schemas_are_those_of_the_files() -> None:
     assert inline_schemas(MANIFEST_TEXT, SCHEMAS) == MANIFEST_TEXT, "run `make schemas`"
+
+
+def test_what_engines_are_told_of_events_is_what_their_schema_says() -> None:
+    page = lake_schemas.PAGE.read_text(encoding="utf-8")
+    assert lake_schemas.with_statements(page) == page, "run `make schemas`"
+    # Only these would not be noticed: what has no place in the page.
+    assert all(make() in page for _, make in lake_schemas.STATEMENTS.values())
     assert MANIFEST["schemas"] == SCHEMAS
 
 
