@@ -1336,6 +1336,7 @@ class ExportErrorHandler(DefaultErrorHandler):
     """
 
     is_staged: bool = False
+    gunzip: ClassVar[Callable[..., Any]] = gzip.GzipFile
     # The ten minutes of the base class would be used up by the download of a large archive.
     max_time: int = 24 * 60 * 60
 
@@ -1356,7 +1357,7 @@ class ExportErrorHandler(DefaultErrorHandler):
         failure_type = FailureType.transient_error
         try:
             if response.ok or response.history:
-                response.raw = _spool_archive(response, self.is_staged)
+                response.raw = _spool_archive(response, self.is_staged, self.gunzip)
                 return SUCCESS_RESOLUTION
             if response.status_code != 404:
                 return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
@@ -1440,7 +1441,9 @@ def _is_one_hour(window: str) -> bool:
     return start == end
 
 
-def _spool_archive(response: requests.Response, is_staged: bool) -> IO[bytes]:
+def _spool_archive(
+    response: requests.Response, is_staged: bool, gunzip: Callable[..., Any]
+) -> IO[bytes]:
     """The body in a file that vanishes with the process, checked to be an intact zip.
 
     Raises ``requests.RequestException`` when the connection breaks off, ``zipfile.BadZipFile``
@@ -1451,7 +1454,8 @@ def _spool_archive(response: requests.Response, is_staged: bool) -> IO[bytes]:
         _kept_open(tempfile.TemporaryFile()) as spooled,
     ):
         _spool(response, spooled, f"Export of {_window(response)}")
-        _check_archive(spooled, is_staged or _is_one_hour(_window(response)))
+        is_to_be_unpacked = is_staged or _is_one_hour(_window(response))
+        _check_archive(spooled, gunzip if is_to_be_unpacked else None)
     return spooled
 
 
@@ -1459,7 +1463,7 @@ class _DamagedMember(zipfile.BadZipFile):
     """A member of an intact zip archive that can't be unpacked."""
 
 
-def _check_archive(spooled: IO[bytes], is_to_be_unpacked: bool) -> None:
+def _check_archive(spooled: IO[bytes], gunzip: Callable[..., Any] | None) -> None:
     try:
         with zipfile.ZipFile(spooled) as archive:
             # A damaged directory may hide a member from zipfile, which does not count them.
@@ -1469,10 +1473,11 @@ def _check_archive(spooled: IO[bytes], is_to_be_unpacked: bool) -> None:
             if any(member.CRC and not member.file_size for member in archive.filelist):
                 raise zipfile.BadZipFile("a member has lost its size")
             damaged = archive.testzip()
-            for member in archive.infolist() if is_to_be_unpacked and not damaged else ():
-                with _unpacked(gzip.GzipFile, archive, member) as lines:
-                    while lines.read(_CHUNK_BYTES):
-                        pass
+            if gunzip and not damaged:
+                for member in archive.infolist():
+                    with _unpacked(gunzip, archive, member) as lines:
+                        while lines.read(_CHUNK_BYTES):
+                            pass
     except _DamagedMember:
         raise
     except _UNZIP_ERRORS as error:
