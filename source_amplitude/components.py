@@ -45,6 +45,7 @@ from codecs import iterdecode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
@@ -90,6 +91,7 @@ from airbyte_cdk.sources.streams.call_rate import (
     APIBudget,
     BaseCallRatePolicy,
 )
+from airbyte_cdk.sources.streams.concurrent.cursor import ConcurrentCursor
 from airbyte_cdk.sources.streams.core import StreamData
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
@@ -1985,6 +1987,7 @@ class StagedFileRetriever(Retriever):
         selector.file_uploader = None
         self.retriever.request_window_splitting = RequestWindowSplitting(self.failure_message)
         self.retriever.request_window_splitter = self.cursor.split_request_window
+        self.cursor.__class__ = _NewHoursFirst
         self._warnings = iter([_FILTERS_WARNING] if EventFilter.of(self.config) else [])
 
     def read_records(
@@ -2008,6 +2011,93 @@ class StagedFileRetriever(Retriever):
                     file_size_bytes=record["bytes"],
                 )
             yield record
+
+
+class _NewHoursFirst(ConcurrentCursor):
+    """As the CDK's, but what is read again, and gaps, come after the hours that no sync has read:
+    else a folder that the look-back fills would never let them through.
+
+    What is done beyond the first gap is in the state as well, ``ahead``, with the latest hour that
+    had files, ``newest``. ``StagedState`` reads them.
+    """
+
+    def stream_slices(self) -> Iterable[StreamSlice]:
+        # Of its own: windows that are done meanwhile change it.
+        snapshot, parse = copy(self), self._connector_state_converter.parse_value
+        slices = [dict(each) for each in self._concurrent_state["slices"]]
+        snapshot._concurrent_state = {**self._concurrent_state, "slices": slices}
+        newest, old = self._newest(), []
+        for window in ConcurrentCursor.stream_slices(snapshot):
+            start, end = parse(window["start_time"]), parse(window["end_time"])
+            if start > newest:
+                yield window
+            elif end <= newest:
+                old.append(window)
+            else:
+                old.append(self._from_to(start, newest))
+                yield self._from_to(newest + self._cursor_granularity, end)
+        yield from old
+
+    @property
+    def state(self) -> MutableMapping[str, Any]:
+        converter, printed = self._connector_state_converter, super().state
+        slices = converter.merge_intervals([dict(s) for s in self._concurrent_state["slices"]])
+        if len(slices) == 1:
+            return printed
+        ahead = [
+            {"from": converter.output_format(s["start"]), "to": converter.output_format(s["end"])}
+            for s in slices[1:]
+        ]
+        return {**printed, "newest": converter.output_format(self._newest()), "ahead": ahead}
+
+    def _newest(self) -> Any:
+        saved = self._concurrent_state.get("newest")
+        known = [self._connector_state_converter.parse_value(saved)] if saved else []
+        slices = self._concurrent_state["slices"]
+        return max(known + [s.get("most_recent_cursor_value") or s["start"] for s in slices])
+
+    def _from_to(self, start: Any, end: Any) -> StreamSlice:
+        form = self._connector_state_converter.output_format
+        window = {"start_time": form(start), "end_time": form(end)}
+        return StreamSlice(partition={}, cursor_slice=window)
+
+
+@dataclass
+class StagedState(SavedState):
+    """As its base, but hours may be done beyond those that are not, see ``_NewHoursFirst``.
+
+    In: a state that may also have ``ahead``, ``[{"from": hour, "to": hour}]``, and ``newest``, an
+    hour. Out: a slice for each, but for what is to be read again, and ``newest``.
+    """
+
+    def _done(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
+        done = super()._done(stream_state)
+        if "ahead" not in stream_state:
+            return done
+        cursor: Any = self.declarative_stream.incremental_sync
+        try:
+            newest = stream_state["newest"]
+            [to_newest] = super()._done({cursor.cursor_field: newest})["slices"]
+            end = to_newest["end"]
+            spans = [
+                (self._hour(each["from"], cursor), min(self._hour(each["to"], cursor), end))
+                for each in stream_state["ahead"]
+            ]
+        except (LookupError, TypeError, ValueError):
+            raise self._unreadable(f"it is {dict(stream_state)}") from None
+        ahead = [
+            {"start": start, "end": end, "most_recent_cursor_value": end}
+            for start, end in spans
+            if start <= end
+        ]
+        return {
+            **done,
+            "slices": [*done["slices"], *ahead],
+            "newest": to_newest["most_recent_cursor_value"],
+        }
+
+    def _hour(self, value: Any, cursor: Any) -> str:
+        return DatetimeParser().format(self._parse(value, cursor), cursor.datetime_format)
 
 
 def _staging_folder() -> Path:

@@ -257,27 +257,99 @@ class TestRead:
         assert final_state(output) == {"hour": "20240103T20"}
 
     @pytest.mark.parametrize(
-        ("look_back", "state", "first"),
+        ("look_back", "state", "windows"),
         [
-            (6, "20240103T18", 13),
-            (1, "20240103T18", 18),
-            (0, "20240103T18", 19),
-            (0, "20240103T19", 20),
-            (1, "20990101T00", 20),
-            (3, "20990101T00", 18),
+            (6, "20240103T18", [(19, 20), (13, 18)]),
+            (1, "20240103T18", [(19, 20), (18, 18)]),
+            (0, "20240103T18", [(19, 20)]),
+            (0, "20240103T19", [(20, 20)]),
+            (1, "20990101T00", [(20, 20)]),
+            (3, "20990101T00", [(18, 20)]),
         ],
     )
-    def test_given_a_state_when_read_then_the_look_back_is_handed_over_again(
-        self, staging: Path, look_back: int, state: str, first: int
+    def test_given_a_state_when_read_then_the_look_back_is_handed_over_again_apart_from_what_is_new(
+        self, staging: Path, look_back: int, state: str, windows: list[tuple[int, int]]
     ) -> None:
-        hours = dict.fromkeys(range(first, 21), "a")
+        hours = {hour: "a" for first, last in windows for hour in range(first, last + 1)}
         with HttpMocker() as http:
-            http.get(window_of(first, 20), exported(archive_of(hours)))
+            for first, last in windows:
+                body = archive_of(dict.fromkeys(range(first, last + 1), "a"))
+                http.get(window_of(first, last), exported(body))
             output = read_stream(STREAM, config(lookback_window_hours=look_back), {"hour": state})
         assert output.errors == []
-        assert files(staging) == files_of(hours)
+        assert files(staging) == dict(sorted(files_of(hours).items()))
         assert list(files(staging)) == sorted(record["path"] for record in records(output))
         assert final_state(output) == {"hour": "20240103T20"}
+
+    def test_given_a_look_back_that_fails_when_read_then_the_state_has_the_new_hours_beyond_the_gap(
+        self, staging: Path
+    ) -> None:
+        with HttpMocker() as http:
+            http.get(window_of(17, 18), HttpResponse("<html>No such page</html>", 404))
+            http.get(window_of(19, 20), exported(archive_of({19: "a", 20: "b"})))
+            output = read_stream(
+                STREAM,
+                config(lookback_window_hours=2),
+                {"hour": "20240103T18"},
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        assert files(staging) == files_of({19: "a", 20: "b"})
+        assert final_state(output) == {
+            "hour": "20240103T18",
+            "newest": "20240103T20",
+            "ahead": [{"from": "20240103T19", "to": "20240103T20"}],
+        }
+
+    @pytest.mark.parametrize(
+        ("look_back", "windows"),
+        [
+            # What is to be read again goes by the newest hour, so that of others nothing is.
+            (2, [(17, 20), (11, 12), (15, 16)]),
+            (0, [(17, 20)]),
+            (5, [(17, 20), (8, 16)]),
+        ],
+    )
+    def test_given_hours_beyond_a_gap_when_read_again_then_the_gap_and_the_look_back_come_last(
+        self, staging: Path, look_back: int, windows: list[tuple[int, int]]
+    ) -> None:
+        state = {
+            "hour": "20240103T12",
+            "newest": "20240103T16",
+            "ahead": [{"from": "20240103T13", "to": "20240103T16"}],
+        }
+        with HttpMocker() as http:
+            for first, last in windows:
+                body = archive_of(dict.fromkeys(range(first, last + 1), "a"))
+                http.get(window_of(first, last), exported(body))
+            output = read_stream(STREAM, config(lookback_window_hours=look_back), state)
+        assert output.errors == []
+        assert len(records(output)) == sum(last - first + 1 for first, last in windows)
+        assert final_state(output) == {"hour": "20240103T20"}
+
+    @pytest.mark.parametrize(
+        "saved",
+        [
+            {"ahead": [{"from": "20240103T13", "to": "20240103T16"}]},
+            {"newest": "20240103T16", "ahead": [{"from": "20240103T13"}]},
+            {"newest": "20240103T16", "ahead": [{"from": "noon", "to": "20240103T16"}]},
+            {"newest": "20240103T16", "ahead": None},
+            {"newest": None, "ahead": []},
+        ],
+    )
+    def test_given_hours_beyond_a_gap_that_cannot_be_read_then_the_state_is_refused(
+        self, saved: dict[str, Any]
+    ) -> None:
+        with requests_mock.Mocker() as http:
+            output = read_stream(
+                STREAM,
+                config(),
+                {"hour": "20240103T12", **saved},
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+            assert http.call_count == 0
+        message, failure_type = first_error(output)
+        assert "The saved state of the stream raw_events_files can't be read" in message
+        assert failure_type == FailureType.config_error
 
     def test_given_an_hour_that_has_grown_when_read_again_then_files_are_replaced_and_added(
         self, staging: Path
@@ -343,7 +415,7 @@ class TestRead:
         assert said in first_error(output)[0]
         assert files(staging).items() <= files_of({17: "a", 19: "a", 20: "a"}).items()
         assert files(staging)[path_of(17)] == packed("a")
-        assert final_state(output) == {"hour": "20240103T17"}
+        assert final_state(output)["hour"] == "20240103T17"
 
     def test_given_a_member_damaged_in_a_long_window_when_read_then_the_other_hours_arrive(
         self, staging: Path
@@ -723,6 +795,35 @@ class TestRoom:
             "waits until the destination has taken others, for 10 minutes at most."
         ]
 
+    @pytest.mark.usefixtures("standing_clock")
+    def test_given_a_folder_smaller_than_the_look_back_when_synced_again_then_new_hours_get_through(
+        self, staging: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With a destination that takes the files when a sync is over."""
+        small = SmallFolder(staging, monkeypatch, room=4)
+        state: dict[str, Any] = {"hour": "20240102T23"}
+        settings = config(request_time_range=1, lookback_window_hours=6, num_workers=2)
+        for _ in range(3):
+            with (
+                freezegun.freeze_time("2024-01-03T12:00:00Z") as clock,
+                requests_mock.Mocker() as http,
+            ):
+                monkeypatch.setattr(time, "sleep", lambda seconds: clock.tick(seconds + 0.001))
+                http.get(EXPORT, content=an_event_in_each_hour)
+                output = read_stream(STREAM, settings, state, expected=ExpectedOutcome.ALLOW_ANY)
+            small.take_all()
+            state = final_state(output)
+            assert state["hour"] == "20240102T23"
+        new_hours = {f"events/date=2024-01-03/hour={hour:02}" for hour in range(10)}
+        assert new_hours <= {path.rpartition("/")[0] for path in small.taken}
+        assert state["newest"] == "20240103T09"
+        small.room = 100
+        with requests_mock.Mocker() as http:
+            http.get(EXPORT, content=an_event_in_each_hour)
+            output = read_stream(STREAM, settings, state)
+        assert output.errors == []
+        assert final_state(output) == {"hour": "20240103T09"}
+
     def test_given_a_folder_that_stays_full_when_read_then_it_ends_after_ten_minutes_once_for_all(
         self, staging: Path, monkeypatch: pytest.MonkeyPatch, standing_clock: Any
     ) -> None:
@@ -819,17 +920,22 @@ def test_given_a_death_between_windows_when_resumed_then_a_destination_has_all_f
                 process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == -signal.SIGTERM
         dead = connector.finished(process, output)
-        assert dead.state(STREAM) == {"hour": f"{slow - HOUR:%Y%m%dT%H}"}
+        assert dead.state(STREAM)["hour"] == f"{slow - HOUR:%Y%m%dT%H}"
+        assert dead.state(STREAM)["ahead"][0]["from"] == f"{slow + 2 * HOUR:%Y%m%dT%H}"
         assert files(staging) == {}
+        asked_before = len(sandbox.requests)
         second = connector.read(STREAM, state=dead.states())
         asked = [(r.params["start"], r.params["end"]) for r in sandbox.requests]
         for line in second.output.splitlines():
             take(line)
     assert second.exit_code == 0
-    # From the state's own hour on, as the look-back says; the last window has an hour more.
-    again = [(slow - HOUR, slow), *((slow + n * HOUR, slow + (n + 1) * HOUR) for n in (1, 3))]
-    again.append((slow + 5 * HOUR, slow + 6 * HOUR))
-    assert sorted(asked[-4:]) == [(f"{a:%Y%m%dT%H}", f"{b:%Y%m%dT%H}") for a, b in again]
+    # From the state's own hour on, as the look-back says, but for what is done beyond the gap.
+    again = sorted(asked[asked_before:])
+    assert again[:2] == [
+        (f"{slow + a * HOUR:%Y%m%dT%H}", f"{slow + b * HOUR:%Y%m%dT%H}")
+        for a, b in ((-1, 0), (1, 1))
+    ]
+    assert all(start >= f"{slow + 3 * HOUR:%Y%m%dT%H}" for start, _ in again[2:])
     assert second.state(STREAM) == {"hour": f"{now - 3 * HOUR:%Y%m%dT%H}"}
     assert quiet not in exportable
     assert destination == truth

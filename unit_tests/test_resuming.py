@@ -45,6 +45,10 @@ class Export:
             return START - self.unit
         return datetime.strptime(state[self.cursor], self.form)
 
+    def is_settled(self, unit: datetime, state: Any, look_back: int) -> bool:
+        """Whether a unit after the saved one does not change any more."""
+        return False
+
     def answer(self, request: Any, context: Any) -> bytes:
         threading.Event().wait(random.random() / 500)  # so that windows finish in any order
         start, end = (
@@ -77,6 +81,19 @@ class Files(Export):
     """A project's files by hour, each handed over; a window with a bad hour is cut off."""
 
     stream, cursor = "raw_events_files", "hour"
+
+    def is_settled(self, unit: datetime, state: Any, look_back: int) -> bool:
+        """It has been read beyond a gap, and the newest hour is more than the look-back away."""
+        hours = self._hour
+        return any(
+            hours(each["from"])
+            <= unit
+            <= min(hours(each["to"]), hours(state["newest"]) - look_back * self.unit)
+            for each in (state or {}).get("ahead", [])
+        )
+
+    def _hour(self, text: str) -> datetime:
+        return datetime.strptime(text, self.form)
 
     def body(self, hours: list[datetime], is_bad: bool, context: Any) -> bytes:
         members = {
@@ -180,7 +197,8 @@ def union_of_syncs(project: Export, step: timedelta, look_back: int, fields: Any
             first = max(START, saved - (look_back - 1) * part.unit)
             units = [first + n * part.unit for n in range((newest - first) // part.unit + 1)]
             for each in units:  # those that are new, and those that change within the look-back
-                if each > saved or chance.random() < 0.5:
+                changes = each > saved and not part.is_settled(each, state, look_back)
+                if changes or (each <= saved and chance.random() < 0.5):
                     part.versions[each] = part.versions.get(each, 0) + chance.randint(0, 2)
             part.bad = set() if is_last else {u for u in units if chance.random() < 0.2}
         with freezegun.freeze_time(now), requests_mock.Mocker() as http:
