@@ -18,7 +18,7 @@ import duckdb
 import pytest
 
 from door_tests.common import REPOSITORY
-from sandbox import Project, Sandbox
+from sandbox import Fault, Project, Sandbox
 from scripts.lake_schemas import DUCKDB, columns
 from scripts.lake_schemas import duckdb as duckdb_statement
 from unit_tests.installed import Connector, Run
@@ -112,11 +112,19 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
             end_date=f"{end:%Y-%m-%dT%H:00:00Z}",
             request_time_range=2,
         )
+        # One window that does not come, so that no sync ends before it dies.
+        slow = Fault(
+            "/api/2/export",
+            delay=60,
+            when=lambda params: params["start"] == f"{hours[8]:%Y%m%dT%H}",
+        )
+        sandbox.inject(slow)
         dead = lake.sync(connector, None, dies_after=8)
         assert dead.exit_code == -signal.SIGTERM
         first = lake.sync(connector, dead.states() or None)
         assert first.exit_code == 0, first.output[-3000:]
         sandbox.project = whole
+        sandbox.inject(slow)
         dead = lake.sync(connector, first.states(), dies_after=2)
         assert dead.exit_code == -signal.SIGTERM
         last = lake.sync(connector, dead.states() or first.states())
