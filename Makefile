@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-doors sync bench fuzz schemas clean
+.PHONY: demo test test-newest test-oldest test-doors test-clocks sync bench fuzz schemas clean
 
 demo: .venv/ready
 	$(BIN)/python -m demo
@@ -13,9 +13,24 @@ test: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/pytest -n 4 --dist loadgroup  # most tests wait for processes and back-off
 
+# The newest and the oldest releases that pyproject.toml allows, whatever poetry.lock has.
+test-newest: RESOLUTION := highest
+test-oldest: RESOLUTION := lowest-direct
+test-newest test-oldest:
+	$(PYTHON) -m venv --clear .venv-$@
+	.venv-$@/bin/pip install -qq uv
+	.venv-$@/bin/uv pip install -q --python .venv-$@ --resolution $(RESOLUTION) \
+	  --group dev --group demo --editable .
+	.venv-$@/bin/pytest -n 4 --dist loadgroup
+
 # Every way of running the connector that takes longer: wheels, PyAirbyte, Airbyte's tools, image.
 test-doors: .venv/ready
 	$(BIN)/pytest -n 2 --dist loadfile door_tests
+
+# The tests at the ends of hours, days, months and years, by a moved clock: about an hour.
+# make test-clocks CLOCKS='--days 21 unit_tests/test_doors.py' for three weeks, and for some tests
+test-clocks: .venv/ready
+	$(BIN)/python scripts/clocks.py $(CLOCKS)
 
 # The same program as the demo's, with a real project: make sync CONFIG=secrets/config.json
 sync: .venv/ready
@@ -25,9 +40,9 @@ sync: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m benchmarks
 
-# Property-based tests of the export, for minutes instead of seconds.
+# Property-based tests of the export and of odd answers, for hours instead of seconds.
 fuzz: .venv/ready
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest unit_tests/test_properties.py
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest unit_tests/test_properties.py unit_tests/test_odd_answers.py
 
 schemas: .venv/ready
 	$(BIN)/python scripts/inline_schemas.py
@@ -46,4 +61,4 @@ schemas: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* dist .mypy_cache .pytest_cache .ruff_cache

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from demo.__main__ import REPORTS
 from sandbox import Project, Sandbox
-from unit_tests.installed import PACKAGE, Connector, Run, configured
+from unit_tests.helpers import without_beginning
+from unit_tests.installed import MOMENT, PACKAGE, Connector, Run, configured
 
 REPOSITORY = PACKAGE.parent
 MANIFEST, COMPONENTS = PACKAGE / "manifest.yaml", PACKAGE / "components.py"
@@ -56,7 +57,6 @@ KEYS = {
 }
 # Files need a folder and somebody who takes them, which is no door's matter.
 TABLES = [stream for stream in KEYS if stream != "raw_events_files"]
-_STARTED = datetime.now(timezone.utc)
 _HOUR, _HOURS = timedelta(hours=1), 7 * 24
 
 Records = dict[str, list[dict[str, Any]]]
@@ -65,13 +65,13 @@ Records = dict[str, list[dict[str, Any]]]
 def small_sandbox(eu: bool = False) -> Sandbox:
     """A project with events in four hours of each day, served at a standstill and without budgets.
 
-    Its days go on being what they are, and many syncs may follow each other: what a real project
-    would make wait is tested elsewhere.
+    Its days go on being what they are, whenever tools are at work whose clock is their own, and
+    many syncs may follow each other: what a real project would make wait is tested elsewhere.
     """
     quiet = (_first_hour() + n * _HOUR for n in range(_HOURS) if n % 24 >= 4)
     return Sandbox(
         Project(empty_hours=frozenset(quiet)),
-        clock=lambda: _STARTED,
+        clock=lambda: MOMENT,
         eu=eu,
         cost_limits=(),
         concurrent_cost=10_000,
@@ -103,7 +103,7 @@ def settings(sandbox: Sandbox) -> dict[str, Any]:
 
 
 def _first_hour() -> datetime:
-    this_month = _STARTED.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    this_month = MOMENT.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return (this_month - timedelta(days=1)).replace(day=1)
 
 
@@ -123,10 +123,11 @@ def delivery(run: Run) -> Delivery:
 
 
 def _without_run_time(state: dict[str, Any]) -> dict[str, Any]:
-    """A state without the seconds that a sync took: the CDK writes them beside those of parts."""
+    """A state without the seconds that a sync took: the CDK writes them beside those of parts; nor
+    what it began with, which is noted for new parts in the package only."""
     stream = state["stream"]
     kept = {k: v for k, v in stream["stream_state"].items() if k != "lookback_window"}
-    return {**state, "stream": {**stream, "stream_state": kept}}
+    return {**state, "stream": {**stream, "stream_state": without_beginning(kept)}}
 
 
 def in_order(stream: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

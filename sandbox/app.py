@@ -132,7 +132,8 @@ class Sandbox:
 
     Args:
         project: the data to serve.
-        clock: the current time, as an aware datetime. Rate limits go by real time instead.
+        clock: the current time, as an aware datetime.
+        seconds: what rate limits and the jobs of cohorts go by instead, which may not stand still.
         export_delay: how long after it closes an hour becomes exportable. Amplitude: two hours.
         size_limit: largest export archive, in bytes; larger ones are answered 400, going by
             `Project.archive_bytes`. Amplitude: 4 GB.
@@ -167,6 +168,7 @@ class Sandbox:
         project: Project,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        seconds: Callable[[], float] = time.monotonic,
         export_delay: timedelta = timedelta(hours=2),
         size_limit: int = 4 * 2**30,
         project_timezone: str = "UTC",
@@ -189,6 +191,7 @@ class Sandbox:
     ) -> None:
         self.project = project
         self.clock = clock
+        self.seconds = seconds
         self.export_delay = export_delay
         self.size_limit = size_limit
         self.project_timezone = project_timezone
@@ -465,7 +468,7 @@ class Sandbox:
                 if in_progress + cost > self.concurrent_cost:
                     return "concurrent"
             spending = self._spending.get(family.name)
-            if spending and not spending.book(cost, time.monotonic()):
+            if spending and not spending.book(cost, self.seconds()):
                 return "rate"
             received.cost = cost
         return ""

@@ -7,7 +7,6 @@ Recorded: files come gzipped, whatever the client accepts, and with all cells in
 """
 
 import hashlib
-import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ class Job:
 
     Args:
         made: when, by the clock of the sandbox.
-        started: the same, in seconds of `time.monotonic()`.
+        started: the same, in seconds of `Sandbox.seconds`.
         computed_at: when the members that it gives were computed, in epoch seconds.
         properties: the names of those that it gives; None is all.
     """
@@ -74,8 +73,8 @@ class CohortJobs:
             raise ValueError(f"Invalid request id {request_id}")
         return self.jobs[request_id]
 
-    def is_done(self, job: Job) -> bool:
-        return time.monotonic() >= job.started + self.seconds
+    def is_done(self, job: Job, now: float) -> bool:
+        return now >= job.started + self.seconds
 
 
 def usage(sandbox: "Sandbox", _: "ReceivedRequest") -> Answer:
@@ -104,7 +103,7 @@ def make(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
         request_id,
         cohort_id,
         now,
-        time.monotonic(),
+        sandbox.seconds(),
         cohorts[cohort_id]["lastComputed"],
         properties if properties or request.params.get("props") != "1" else None,
     )
@@ -113,7 +112,7 @@ def make(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
 
 def status(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
     job = sandbox.cohort_jobs.find(request.path.removeprefix(STATUS_PATH))
-    is_done = sandbox.cohort_jobs.is_done(job)
+    is_done = sandbox.cohort_jobs.is_done(job, sandbox.seconds())
     state = "JOB COMPLETED" if is_done else "JOB INPROGRESS"
     ids = {"request_id": job.request_id, "cohort_id": job.cohort_id}
     return as_json({**ids, "async_status": state}, 200 if is_done else 202)
@@ -122,7 +121,7 @@ def status(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
 def file(sandbox: "Sandbox", request: "ReceivedRequest") -> Answer:
     jobs, now = sandbox.cohort_jobs, sandbox.clock()
     job = jobs.find(request.path.removeprefix(REQUEST_PATH).removesuffix("/file"))
-    if not jobs.is_done(job) or now > job.made + timedelta(days=_LINK_DAYS):
+    if not jobs.is_done(job, sandbox.seconds()) or now > job.made + timedelta(days=_LINK_DAYS):
         raise ValueError(f"There is no file of request {job.request_id}")
     if sum(map(len, _csv(sandbox, job))) <= jobs.inline_bytes:
         return Answer(200, _gzipped(_csv(sandbox, job)), "text/csv", _ENCODING)

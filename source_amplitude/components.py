@@ -16,8 +16,8 @@ bands stand in the order in which they lean on each other, each class before its
 5   export                events, raw_events_files                Export..., EventFilter, Staged...
 6   dashboard series      user counts, sessions, event_counts,    DashboardSeries..., Retention...,
                           retention, revenue_ltv                  LifetimeValue...
-7   lists                 lists, taxonomy, lookup tables,         List..., CsvRows...,
-                          replays, experiments                    transformations
+7   lists                 lists, taxonomy, lookup tables,         List..., NextPage, CsvRows...,
+                          replays, experiments                    RowsOfTable, transformations
 8   cohort downloads      cohort_members                          Cohort..., GrowingBackoff...
 9   reports               report_<name>                           Report..., Segmentation...,
                                                                   Funnel..., Chart...
@@ -50,20 +50,25 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from lzma import LZMAError
 from pathlib import Path
-from typing import IO, Any, ClassVar, NamedTuple
-from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
+from typing import IO, Any, ClassVar, NamedTuple, TypeGuard
+from urllib.parse import parse_qsl, quote, quote_plus, urljoin, urlsplit
 from weakref import WeakKeyDictionary
 
 import orjson
 import pytz
 import requests
-from airbyte_cdk.models import AirbyteRecordMessageFileReference, FailureType
+from airbyte_cdk.models import (
+    AirbyteRecordMessageFileReference,
+    FailureType,
+    StreamDescriptor,
+)
 from airbyte_cdk.sources.declarative.auth.declarative_authenticator import DeclarativeAuthenticator
 from airbyte_cdk.sources.declarative.datetime.datetime_parser import DatetimeParser
 from airbyte_cdk.sources.declarative.extractors.record_extractor import RecordExtractor
+from airbyte_cdk.sources.declarative.incremental import ConcurrentPerPartitionCursor
 from airbyte_cdk.sources.declarative.interpolation import InterpolatedString
 from airbyte_cdk.sources.declarative.interpolation.macros import (
     now_utc,
@@ -81,6 +86,9 @@ from airbyte_cdk.sources.declarative.requesters.error_handlers.backoff_strategy 
     BackoffStrategy,
 )
 from airbyte_cdk.sources.declarative.requesters.http_requester import HttpRequester
+from airbyte_cdk.sources.declarative.requesters.paginators.strategies.pagination_strategy import (
+    PaginationStrategy,
+)
 from airbyte_cdk.sources.declarative.retrievers import Retriever, SimpleRetriever
 from airbyte_cdk.sources.declarative.retrievers.file_uploader import ConnectorBuilderFileUploader
 from airbyte_cdk.sources.declarative.retrievers.request_window_splitting import (
@@ -95,7 +103,10 @@ from airbyte_cdk.sources.streams.concurrent.cursor import ConcurrentCursor
 from airbyte_cdk.sources.streams.core import StreamData
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
-from airbyte_cdk.sources.streams.http.exceptions import DefaultBackoffException
+from airbyte_cdk.sources.streams.http.exceptions import (
+    BaseBackoffException,
+    DefaultBackoffException,
+)
 from airbyte_cdk.sources.streams.http.request_window_split_exception import (
     RequestWindowSplitRequiredException,
 )
@@ -112,7 +123,13 @@ from urllib3.util import Retry
 _LOGGER = logging.getLogger("airbyte")
 _CHUNK_BYTES = 256 * 1024
 _REPORT_SECONDS = 30
+# Of a CSV: a cell may be a long text, but no row may fill the memory.
+_ROW_CHARACTERS = 16 * 1024 * 1024
+# Up to Python 3.10, csv refuses NUL. A lone surrogate can't be in what was UTF-8.
+_IN_PLACE_OF_NUL = "\udc00"
 _NAMES_LOGGED = 100
+# Keys of Amplitude have 32 characters and more.
+_SHORTEST_SECRET = 8
 # Some 980 levels can be printed, fewer the deeper the stack is that prints.
 _MAX_DEPTH = 500
 _DAY_OF_QUERY = re.compile(r"\d{8}", re.ASCII)
@@ -130,6 +147,12 @@ _LIKE_A_DATE = re.compile(
     r"|\d\d?[-/.]\d\d?[-/.]\d{2,4}|[A-Z][a-z]{2,8}\.? \d{1,2}(?:,? \d{4})?",
     re.ASCII,
 )
+# The only sentence of Amplitude's that says that a range has no events.
+_NO_EVENTS = "Raw data files were not found"
+_PARTS_OF_ENVELOPE = {
+    *("code", "errorCode", "extraParams", "http_code", "message", "status", "statusCode"),
+    *("success", "type"),
+}
 _SHAPE_CHARACTERS, _SHAPE_ELEMENTS = 2_000, 1_000
 # Objects whose fields customers have named.
 _SHAPE_OPAQUE = {
@@ -154,7 +177,10 @@ def refusal(message: str) -> AirbyteTracedException:
 
 def keep_secret(text: str) -> None:
     """Have the CDK hide a text in what it logs, also escaped as JSON, as Python or for a URL, or
-    twice: ``--debug`` writes headers as Python does, in JSON."""
+    twice: ``--debug`` writes headers as Python does, in JSON. What is too short for a secret stays:
+    all words that have it in them would be hidden."""
+    if len(text) < _SHORTEST_SECRET:
+        return
     for form in {text, *(twice for once in _escaped(text) for twice in (once, *_escaped(once)))}:
         add_to_secrets(form)
 
@@ -169,24 +195,67 @@ def _excerpt(text: str, length: int) -> str:
     return filter_secrets(text)[:length]
 
 
+def _name(text: Any) -> str:
+    """A name that others gave, on one line of what can be seen, and not a long one."""
+    return _excerpt("".join(map(_seen, str(text)[:400])), 100)
+
+
+def _seen(character: str) -> str:
+    is_seen = character.isprintable()
+    return character if is_seen else character.encode("unicode_escape").decode("ascii")
+
+
+def _described(body: IO[bytes]) -> str:
+    """What a body is, without a byte of it: it may be a customer's data."""
+    body.seek(0)
+    begins, checksum = body.read(_CHUNK_BYTES), 0
+    chunk = begins
+    while chunk:
+        checksum = zlib.crc32(chunk, checksum)
+        chunk = body.read(_CHUNK_BYTES)
+    if not begins:
+        return "an empty body"
+    kinds = {b"PK": "a zip", b"\x1f\x8b": "a gzip", b"<": "a page", b"{": "JSON", b"[": "JSON"}
+    start = begins.lstrip()
+    found = (kind for prefix, kind in kinds.items() if start.startswith(prefix))
+    kind = next(found, "binary data" if b"\0" in begins else "a text")
+    return f"{kind} of {body.tell():,} bytes with the checksum {checksum:08x}"
+
+
+def _unquoted_reason(error: Exception) -> str:
+    """What an error says, without what it quotes: names of members, beginnings of bodies."""
+    text = filter_secrets(str(error))
+    text = re.sub(r"(BadStatusLine|InvalidChunkLength)\(.*", r"\1", text, flags=re.DOTALL)
+    if isinstance(error, requests.RequestException):
+        return text
+    return re.sub(r"""\bb?(['"]).*\1|(['"]).*\2""", "...", text, flags=re.DOTALL)
+
+
 def _error_text(response: requests.Response) -> str:
     """What an error response says, on one line: ``message: details`` of Amplitude's envelope
     ``{"error": {"message", "metadata": {"details"}}}``, what the taxonomy, replays and lookup
-    tables have in its place (``{"errors": [{"message"}]}``, ``{"error"}``, ``{"message"}``),
-    otherwise the body's text. Empty for a JSON object or list that came with 200 and tells of no
+    tables have in its place (``{"errors": [{"message"}]}``, ``{"error"}``, ``{"message"}``). Of any
+    other body, what it is. Empty for a JSON object or list that came with 200 and tells of no
     error."""
+    text = response.text.strip() if _is_no_events(response.text) else ""
     try:
         body = response.json()
         if response.ok and (isinstance(body, list) or not body.get("error")):
             return ""
-        error = body["errors"][0] if "errors" in body else body.get("error", body)
-        said = [error]
-        if not isinstance(error, str):
-            said = [error.get("message"), (error.get("metadata") or {}).get("details")]
-        text = ": ".join(part for part in said if part) or response.text
-    except (ValueError, LookupError, TypeError, AttributeError):
-        text = response.text or "an empty body"
-    return _excerpt(" ".join(text.split()), 500)
+        if "error" in body or "errors" in body or body.keys() <= _PARTS_OF_ENVELOPE:
+            error = body["errors"][0] if "errors" in body else body.get("error", body)
+            said = [error]
+            if not isinstance(error, str):
+                said = [error.get("message"), (error.get("metadata") or {}).get("details")]
+            text = ": ".join(part for part in said if part)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass
+    return _excerpt(" ".join(text.split()), 500) or _described(io.BytesIO(response.content))
+
+
+def _is_no_events(text: Any) -> bool:
+    """Whether a text is Amplitude's own sentence for a range without events."""
+    return isinstance(text, str) and text.strip().rstrip(".") == _NO_EVENTS
 
 
 def _request(
@@ -442,31 +511,65 @@ def _kind(value: Any) -> str:
 
 
 def _text_lines(response: requests.Response) -> Iterator[str]:
-    """The lines of a body with their ends, streamed, or as the Builder has read it before."""
-    rest = ""
+    """The lines of a body with their ends, streamed, or as the Builder has read it before; one that
+    is longer than a row may be comes in pieces."""
+    held: list[str] = []
+    length = 0
     for text in iterdecode(response.iter_content(_CHUNK_BYTES), "utf-8-sig"):
-        *lines, rest = f"{rest}{text}".split("\n")
-        yield from (f"{line}\n" for line in lines)
-    yield rest
+        first, *others = text.split("\n")
+        held.append(first)
+        length += len(first)
+        if others or length > _ROW_CHARACTERS:
+            yield "".join([*held, "\n"[: len(others)]])
+            yield from (f"{line}\n" for line in others[:-1])
+            held = others[-1:]
+            length = len("".join(held))
+    yield "".join(held)
 
 
 def _csv_rows(lines: Iterable[str], name: str) -> Iterator[list[str]]:
     """The headings of a CSV, then its rows, blank lines left out; ``name`` stands in messages.
 
-    Raises ``AirbyteTracedException`` naming the row for one that does not fit the headings, and for
-    a connection that breaks off.
+    Raises ``AirbyteTracedException`` naming the row for one that does not fit the headings, or is
+    longer than ``_ROW_CHARACTERS``, and for a connection that breaks off.
     """
-    number = 0
+    number = length = 0
+    has_nul = False
+    if isinstance(lines, io.TextIOBase):
+        lines = iter(partial(lines.readline, _ROW_CHARACTERS + 1), "")
+
+    def bounded() -> Iterator[str]:
+        nonlocal length, has_nul
+        for line in lines:
+            length += len(line)
+            if length > _ROW_CHARACTERS:
+                raise failure(
+                    f"What follows row {number} of {name} is a row of more than "
+                    f"{_ROW_CHARACTERS:,} characters."
+                )
+            has_nul = has_nul or "\0" in line
+            yield line.replace("\0", _IN_PLACE_OF_NUL)
+
+    # For the whole process, as it can't be set for a reader: its 131,072 are fewer than a property
+    # may have. It is only ever raised, and what a row may have at most is counted here.
+    csv.field_size_limit(max(csv.field_size_limit(), _ROW_CHARACTERS))
+    header: list[str] = []
     try:
-        rows = csv.reader(lines, strict=True)
-        header = next(rows, [])
-        if not header or header[0].lstrip().startswith(("<", '{"', "{}", "[{", "[]")):
-            raise failure(f"The answer to {name} is no CSV with headings.")
-        yield header
-        for number, row in enumerate(filter(None, rows), start=1):
-            if len(row) != len(header):
+        for row in csv.reader(bounded(), strict=True):
+            length = 0
+            if has_nul:
+                row, has_nul = [cell.replace(_IN_PLACE_OF_NUL, "\0") for cell in row], False
+            if not header:
+                if not row or row[0].lstrip().startswith(("<", '{"', "{}", "[{", "[]")):
+                    break
+                header = row
+            elif not row:
+                continue
+            elif len(row) != len(header):
                 found = f"{len(row)} cells under {len(header)} headings"
-                raise failure(f"Row {number} of {name} has {found}.")
+                raise failure(f"Row {number + 1} of {name} has {found}.")
+            else:
+                number += 1
             yield row
     except (csv.Error, UnicodeDecodeError) as error:
         message = f"What follows row {number} of {name} can't be read: {error}."
@@ -477,6 +580,8 @@ def _csv_rows(lines: Iterable[str], name: str) -> Iterator[list[str]]:
             "it again.",
             FailureType.transient_error,
         ) from error
+    if not header:
+        raise failure(f"The answer to {name} is no CSV with headings.")
 
 
 def _spool(response: requests.Response, spooled: IO[bytes], name: str) -> None:
@@ -548,6 +653,14 @@ _LISTS_OF_FILTERS = {
 _SALT = re.compile("[!-~]{16,64}")
 # Of the 1,000 that Amplitude grants in five minutes: requests of others must fit in beside it.
 _MOST_PER_REQUEST = 200
+# Of each kind of report, what it can't do without
+_KINDS = {
+    "segmentation": "events",
+    "funnel": "events",
+    "retention": "kind",
+    "composition": "property",
+    "chart": "chart_id",
+}
 # Of a funnel's step, and of retention; other reports have 1 (api_budget says the same).
 _QUERY_TYPES = {"funnel": 2, "retention": 8}
 # Conditions that each group-by counts as.
@@ -601,6 +714,7 @@ def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
     for name, values in lists.items():
         if not isinstance(values, list) or not all(isinstance(v, str) and v for v in values):
             raise refusal(f"{titles[name]} is not valid: it must be a list of texts.")
+    lists = {name: [*_names(values)] for name, values in lists.items()}
     only, without, dropped, hashed = lists
     for one, other in ((only, without), (dropped, hashed)):
         if both := sorted(set(lists[one]) & set(lists[other])):
@@ -636,11 +750,24 @@ def _refuse_unusable_filters(config: Mapping[str, Any]) -> None:
         )
 
 
+def _names(typed: Iterable[str]) -> frozenset[str]:
+    """Names that people typed, as they are and without blanks at their ends. Those may be a slip or
+    the name's own: what is to be dropped must not stay for either."""
+    return frozenset(name for each in typed for name in (each, each.strip()) if name)
+
+
+def _log_blanks(typed: Iterable[str], title: str) -> None:
+    if with_blanks := sorted({each for each in typed if each != each.strip()}):
+        quoted = ", ".join(map(repr, with_blanks[:_NAMES_LOGGED]))
+        _LOGGER.warning(f"{title}: blanks at the ends of names are taken off as well: {quoted}.")
+
+
 def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
     reports, title = config.get("reports") or [], "Reports (reports) is not valid"
     try:
         names = [report["name"] for report in reports]
         for report in reports:
+            _refuse_wrong_types(report["query"], f"{title}: {report['name']}")
             _refuse_unusable_query(report["query"], f"{title}: {report['name']}")
             _refuse_dear(report["query"], f"{title}: {report['name']}")
     except (AttributeError, KeyError, TypeError) as error:
@@ -651,9 +778,47 @@ def _refuse_unusable_reports(config: Mapping[str, Any]) -> None:
             raise refusal(f"{title}: {names.count(name)} reports have the name {name}.")
 
 
+def _refuse_wrong_types(query: Mapping[str, Any], title: str) -> None:
+    """Raise for what the spec says as well, but only a process of our own asks before templates."""
+    if not isinstance(kind := query["kind"], str) or kind not in _KINDS:
+        raise refusal(f"{title}: kind is {_kind_or_text(kind)}, not one of {', '.join(_KINDS)}.")
+    for name, value in query.items():
+        if value is None or value == "":
+            continue
+        match name:
+            case "events" | "group_by":
+                wanted = "a list of texts"
+                is_right = isinstance(value, list) and all(isinstance(v, str) for v in value)
+            case "filters":
+                wanted = "a list of filters with a property and values"
+                is_right = isinstance(value, list) and all(map(_is_filter, value))
+            case "conversion_window_days":
+                wanted = "a whole number"
+                is_right = type(value) in (int, float) and value % 1 == 0
+            case _:
+                wanted, is_right = "a text", isinstance(value, str)
+        if not is_right:
+            raise refusal(f"{title}: {name} is {_kind(value)} where {wanted} should be.")
+    if not query.get(_KINDS[kind]):
+        raise refusal(f"{title}: {_KINDS[kind]} is missing.")
+    if (interval := query.get("interval") or "day") not in _INTERVALS:
+        raise refusal(f"{title}: interval is {interval!r}, not one of {', '.join(_INTERVALS)}.")
+
+
+def _kind_or_text(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else _kind(value)
+
+
+def _is_filter(value: Any) -> bool:
+    match value:
+        case {"property": str(), "values": [*values]}:
+            return all(isinstance(each, str) for each in values)
+    return False
+
+
 def _refuse_unusable_query(query: Mapping[str, Any], title: str) -> None:
     """Raise for what the spec can't say: JSON in a text, and what depends on another field."""
-    texts = [*query.get("events", []), *(query.get(n) for n in ("start_event", "return_event"))]
+    texts = [*(query.get("events") or []), *(query.get(n) for n in ("start_event", "return_event"))]
     for text in filter(None, texts):
         event = _parsed(text, title) if _is_json(text) else {"event_type": text}
         groups = event.get("group_by") or [] if isinstance(event, dict) else None
@@ -706,8 +871,8 @@ def _is_bracket(bracket: Any) -> bool:
 
 
 def _is_json(event: str) -> bool:
-    """Whether an event of a report is an event object in JSON, not a name."""
-    return event.lstrip().startswith("{")
+    """Whether an event of a report is an event object in JSON, not a name such as ``{a}``."""
+    return bool(re.match(r'\s*\{\s*["}]', event))
 
 
 def _parsed(text: str, title: str) -> Any:
@@ -822,10 +987,95 @@ def _event_of_report(text: str, filters: Sequence[Mapping[str, Any]], user_prope
 # 3 Every request: keys, refusals, prices, and what each record is given
 # -------------------------------------------------------------------------------------------------
 _TOO_FAR_BACK = "Date too far back"
+# An answer, but for a streamed one, which may be slow, but must not drip: so many bytes in so long.
+_ANSWER_SECONDS = 60 * 60
+_SLOWEST_BYTES, _SLOWEST_SECONDS = 1024 * 1024, 5 * 60
+# Requests given up in a row that end their stream.
+GIVEN_UP_IN_A_ROW = 3
+
+
+class _Authenticator(DeclarativeAuthenticator):
+    """A key in the header, bounds in time for the answer, and a look at each redirect before it is
+    followed: nothing else of ours is shown a request before it is sent, and ``requests`` has no
+    time-out but for silence."""
+
+    def __call__(self, request: requests.PreparedRequest) -> Any:
+        hooks = request.hooks["response"]
+        # The CDK calls it again for each retry.
+        hooks += [hook for hook in (_look_at_redirect, _bound_in_time) if hook not in hooks]
+        return super().__call__(request)
+
+    @property
+    def auth_header(self) -> str:
+        return "Authorization"
+
+
+def _bound_in_time(response: requests.Response, **options: Any) -> None:
+    """What ``requests`` calls before it reads a body."""
+    raw: Any = response.raw
+    response.raw = _TimedBody(raw, is_streamed=response.ok and bool(options.get("stream")))
+
+
+class _TimedBody:
+    """A body that takes too long, or drips, breaks off: what is waited for counts, not what whoever
+    reads it does in between."""
+
+    def __init__(self, raw: Any, is_streamed: bool) -> None:
+        self._raw, self._is_streamed = raw, is_streamed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def stream(self, size: int, decode_content: bool | None = None) -> Iterator[bytes]:
+        """As urllib3's, which waits until there are ``size`` bytes."""
+        seconds, received = 0.0, 0
+        while True:
+            asked = time.monotonic()
+            chunk: bytes = self._raw.read1(size, decode_content=decode_content)
+            seconds += time.monotonic() - asked
+            if not chunk:
+                return
+            yield chunk
+            received += len(chunk)
+            if not self._is_streamed and seconds > _ANSWER_SECONDS:
+                raise ProtocolError(f"not all of it had arrived after {_ANSWER_SECONDS} seconds")
+            if self._is_streamed and seconds > _SLOWEST_SECONDS:
+                if received < _SLOWEST_BYTES:
+                    raise ProtocolError(f"{received} bytes in {seconds:.0f} seconds are too slow")
+                seconds, received = 0.0, 0
+
+
+def _look_at_redirect(response: requests.Response, **_: Any) -> None:
+    """Raise for a redirect from HTTPS to HTTP, where all would be open, and for one to what is no
+    address, for which requests has bare Python errors. The address is not quoted: it may be signed.
+    """
+    if not response.is_redirect:
+        return
+    from_host, problem = urlsplit(response.url or "").hostname, ""
+    try:
+        location = response.headers["Location"].encode("latin-1").decode()
+        target = urlsplit(urljoin(response.url or "", location))
+        (target.hostname or "").encode("idna")
+        # To ask for a port above 65535 is a ValueError.
+        if (
+            target.port != 0
+            and target.scheme == "http"
+            and urlsplit(response.url or "").scheme == "https"
+        ):
+            problem = "an address without encryption (http)"
+    except ValueError:  # and UnicodeError, which is one
+        problem = "what is no address"
+    if problem:
+        raise failure(
+            f"Amplitude answered HTTP {response.status_code}, a redirect of {from_host} to "
+            f"{problem}, which is not followed. Look for a proxy or a firewall between this "
+            "machine and Amplitude, then try again.",
+            FailureType.transient_error,
+        )
 
 
 @dataclass
-class SecretiveBasicHttpAuthenticator(DeclarativeAuthenticator):
+class SecretiveBasicHttpAuthenticator(_Authenticator):
     """HTTP Basic with the two keys as they stand in the config, which no log shows in any form.
 
     ``username_field`` and ``password_field`` name fields of the config. The built-in authenticator
@@ -844,36 +1094,31 @@ class SecretiveBasicHttpAuthenticator(DeclarativeAuthenticator):
         keep_secret(self._token)
 
     @property
-    def auth_header(self) -> str:
-        return "Authorization"
-
-    @property
     def token(self) -> str:
         return f"Basic {self._token}"
 
 
 @dataclass
-class SecretiveBearerAuthenticator(DeclarativeAuthenticator):
+class SecretiveBearerAuthenticator(_Authenticator):
     """HTTP Bearer with the key of the config's field ``key_field``, for the reasons above.
 
     Raises ``AirbyteTracedException`` (config error) for a key that no header can hold: what is
-    raised when it is sent would quote it.
+    raised when it is sent would quote it. Not before, so that other streams can be read.
     """
 
     config: Mapping[str, Any]
     key_field: str
-    auth_header = SecretiveBasicHttpAuthenticator.auth_header
 
     def __post_init__(self) -> None:
         [self._key] = _hidden_keys(self.config, self.key_field)
+
+    @property
+    def token(self) -> str:
         if not re.fullmatch("[!-~]+", self._key):
             raise refusal(
                 f"Management API Key ({self.key_field}) is not valid: it has a blank in between "
                 "or a character that is not ASCII."
             )
-
-    @property
-    def token(self) -> str:
         return f"Bearer {self._key}"
 
 
@@ -899,11 +1144,11 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
     Raises ``AirbyteTracedException`` for a refusal; ``DefaultBackoffException``, which has the CDK
     ask again, for a 200 whose body is no JSON, or tells of an error: the CDK would take it for an
     answer without records. ``is_streamed`` bodies are looked at only when they are HTML.
+    ``OutageError`` when three requests of the stream in a row are given up, and in the place of all
+    that would follow.
     """
 
     is_streamed: bool = False
-    # The ten minutes of the base class would be used up by waiting for the API budget.
-    max_time: int = 2 * 60 * 60
     # The one that all streams share: the CDK gives it to whatever has a field of this name.
     api_budget: APIBudget | None = None
 
@@ -911,13 +1156,51 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
         super().__post_init__(parameters)
         if self.api_budget:
             _price_queries(self.api_budget)
+        self._outage = _Outage()
         # The last day that was too far back, and the day after it that the log has named.
         self._too_far_back = self._first_day_logged = ""
         self._lock = threading.Lock()
 
+    @property  # type: ignore[misc]
+    def max_time(self) -> int:
+        """The seconds for which a request may be tried. The CDK looks here before it sends one: so
+        this is where one can be refused."""
+        self._outage.begin_request()
+        return self._max_time
+
+    @max_time.setter
+    def max_time(self, seconds: int) -> None:
+        self._max_time = seconds
+
     def interpret_response(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
+        answer: Any = response_or_exception
+        try:
+            resolution = self.resolve(answer)
+        except DefaultBackoffException as error:
+            # Anything else is a fault of the window's own, such as a damaged member.
+            if error.failure_type is FailureType.transient_error:
+                self._outage.count(answer, str(error), self.max_retries)
+            else:
+                self._outage.end_request()
+            raise
+        except Exception:
+            self._outage.end_request()
+            raise
+        match resolution.response_action:
+            case ResponseAction.RETRY | ResponseAction.RATE_LIMITED:
+                self._outage.count(answer, resolution.error_message or "", self.max_retries)
+            case ResponseAction.SUCCESS | ResponseAction.IGNORE:
+                self._outage.end_request(is_answered=True)
+            case _:
+                self._outage.end_request()
+        return resolution
+
+    def resolve(
+        self, response_or_exception: requests.Response | Exception | None
+    ) -> ErrorResolution:
+        """As ``interpret_response``, which counts what comes of it."""
         if isinstance(response_or_exception, requests.RequestException):
             return _connection_failed(response_or_exception, response_or_exception.request)
         if isinstance(response_or_exception, requests.Response):
@@ -983,6 +1266,85 @@ class AmplitudeErrorHandler(DefaultErrorHandler):
             )
 
 
+class OutageError(AirbyteTracedException):
+    """Ends a stream: of the window that showed that nobody answers, and of all that follow it,
+    which are not asked for."""
+
+    # Errors of requests before it
+    tells_of = GIVEN_UP_IN_A_ROW - 1
+
+
+def was_given_up(error: Exception) -> TypeGuard[AirbyteTracedException]:
+    """Whether an error of the CDK is that of a request whose retries are used up, for reasons that
+    are not its own."""
+    return (
+        isinstance(error, AirbyteTracedException)
+        and isinstance(error._exception, BaseBackoffException)
+        and error.failure_type is FailureType.transient_error
+    )
+
+
+class _Outage:
+    """The requests of a stream in a row that were given up for reasons that are not their own.
+
+    A request is one thread's until it is over. One is given up after ``max_retries``, and when its
+    thread begins another though it was to be tried again: the CDK's ``max_time`` was over, or the
+    wait that Amplitude asked for too long.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._request = threading.local()  # with `tries`, and `said`: of it, and of its last answer
+        self._given_up: list[tuple[str, str]] = []
+
+    def begin_request(self) -> None:
+        if getattr(self._request, "tries", 0):
+            self._give_up()
+        self._refuse_if_out()
+        self._request.tries = 0
+
+    def end_request(self, is_answered: bool = False) -> None:
+        self._request.tries = None
+        with self._lock:
+            if is_answered and len(self._given_up) < GIVEN_UP_IN_A_ROW:
+                self._given_up.clear()
+
+    def count(self, answer: Any, said: str, max_retries: Any) -> None:
+        if getattr(self._request, "tries", None) is None:
+            return
+        self._request.tries += 1
+        self._request.said = _endpoint_and_window(answer), said
+        if self._request.tries > (max_retries or 0):
+            self._give_up()
+            self._refuse_if_out()
+
+    def _give_up(self) -> None:
+        self._request.tries = None
+        with self._lock:
+            self._given_up.append(self._request.said)
+
+    def _refuse_if_out(self) -> None:
+        with self._lock:
+            row = self._given_up[:GIVEN_UP_IN_A_ROW]
+        if len(row) == GIVEN_UP_IN_A_ROW:
+            message = (
+                f"{len(row)} requests in a row were given up after their retries, from {row[0][0]} "
+                f"on. Of the last, {row[-1][0]}: {row[-1][1].rstrip('. ')}. So the stream ends "
+                "here, and nothing more of it is asked for. What was read is kept: run it again "
+                "when Amplitude answers, and it goes on before the gap."
+            )
+            raise OutageError(
+                message=message, internal_message=message, failure_type=FailureType.transient_error
+            )
+
+
+def _endpoint_and_window(answer: requests.Response | requests.RequestException) -> str:
+    if not (request := _request(answer)):
+        return "a request"
+    path = urlsplit(request.url or "").path
+    return f"{path} for {_window(answer)}" if "start" in _query_of(request) else path
+
+
 def _price_queries(budget: APIBudget) -> None:
     """Have a budget weigh each query by its own price; a matcher's ``weight`` is the query type."""
     for policy in budget._policies:
@@ -1002,7 +1364,7 @@ def _connection_failed(
         ResponseAction.RETRY,
         FailureType.transient_error,
         f"The connection to {host or 'Amplitude'} failed ({type(error).__name__}: "
-        f"{filter_secrets(str(error))}). Check that this machine may reach it over HTTPS (name "
+        f"{_unquoted_reason(error)}). Check that this machine may reach it over HTTPS (name "
         "lookup, firewall, proxy), then try again.",
     )
 
@@ -1010,7 +1372,7 @@ def _connection_failed(
 def _is_too_far_back(response: requests.Response) -> bool:
     """Whether Amplitude says that the plan keeps no such history, which is not about the keys."""
     is_about_days = _asks_for_days(_query(response))
-    return response.status_code == 403 and is_about_days and _TOO_FAR_BACK in _error_text(response)
+    return response.status_code == 403 and is_about_days and _TOO_FAR_BACK in response.text
 
 
 @dataclass
@@ -1020,19 +1382,19 @@ class SecretiveErrorHandler(AmplitudeErrorHandler):
     In: a response with a JSON body. Out: the same response, its body rewritten with the end of each
     secret alone, "…abcd", before anything can show it: records, messages, the log of ``--debug``
     and the Builder's view of responses are all made from it. A transformation would come too late
-    for all but the records. Of a body that is no JSON object nothing is left, for the same reason.
+    for all but the records. A body that is no JSON object becomes an error that says so.
     """
 
     secret_field: str = ""
 
-    def interpret_response(
+    def resolve(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         if isinstance(response_or_exception, requests.Response):
             body = self._without_secrets(response_or_exception.content)
             response_or_exception._content = body.encode()
             response_or_exception.encoding = "utf-8"
-        return super().interpret_response(response_or_exception)
+        return super().resolve(response_or_exception)
 
     def _without_secrets(self, body: bytes) -> str:
         if not body:
@@ -1044,7 +1406,8 @@ class SecretiveErrorHandler(AmplitudeErrorHandler):
                 return json.dumps(answer)
         except (ValueError, RecursionError):
             pass
-        return f"{len(body):,} bytes that are no JSON object, and may hold secrets"
+        said = f"{len(body):,} bytes that are no JSON object, and may hold secrets"
+        return json.dumps({"error": said})
 
     def _without_secret(self, found: dict[str, Any]) -> dict[str, Any]:
         if found.get(self.secret_field) is not None:
@@ -1148,6 +1511,8 @@ class FromSlice(_Transformation):
 # -------------------------------------------------------------------------------------------------
 # 4 State: what has been read, and what is to be read again
 # -------------------------------------------------------------------------------------------------
+# Where a migrated state has what a partition without one begins with.
+NEW_PARTITION = "new_partition"
 
 
 @dataclass
@@ -1164,6 +1529,13 @@ class SavedState(StateMigration):
     such a state. Out: ``{"state_type": "date-range", "slices": [{...}]}``, one for each partition
     of a stream that has some; a partition without a state has everything before it.
 
+    Of streams with units (``cursor_granularity``), a state also has the first that it holds, in
+    ``from``: the CDK prints what it is given as ``legacy``. When Start Date is moved back, what
+    lies before it is read. Until that is done, what was done before is in ``later``, and the cursor
+    value lies back there, so that versions that don't know of it read all again. A state without
+    ``from`` is taken to hold all from the Start Date of when it is first read here
+    (``assumed_from``), with a warning in every sync.
+
     Raises ``AirbyteTracedException`` (config error) for a state that can't be read.
     """
 
@@ -1179,40 +1551,119 @@ class SavedState(StateMigration):
         refuse_unusable(self.config)
 
     def should_migrate(self, stream_state: Mapping[str, Any]) -> bool:
-        return any(not key.startswith("__ab_") for key in stream_state)
+        return bool(self._unit or _without_marks(stream_state))
 
     def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
-        retriever: Any = self.declarative_stream.retriever
-        if not getattr(retriever, "partition_router", None):
-            return self._done(stream_state)
-        if "state" in stream_state and "states" not in stream_state:
+        saved, retriever = _without_marks(stream_state), self.declarative_stream.retriever
+        self._assumed, self._moved_back = set[datetime](), set[datetime]()
+        migrated: Mapping[str, Any]
+        if getattr(retriever, "partition_router", None):
+            # What is not here yet is for the cursor of a process of our own.
+            migrated = {"states": self._done_by_partition(saved), NEW_PARTITION: self._done({})}
+        else:
+            migrated = self._done(saved)
+        self._log_beginnings()
+        return migrated
+
+    def _done_by_partition(self, saved: Mapping[str, Any]) -> list[dict[str, Any]]:
+        is_global = "state" in saved or saved.get("use_global_cursor")
+        if is_global and "states" not in saved:
             _LOGGER.warning(
                 f"The saved state of the stream {self.declarative_stream.name} is one for all of "
                 "its partitions, of which there were more than 10,000. All are read anew."
             )
-            return {"states": []}
+            return []
         try:
-            saved = [(each["partition"], each["cursor"]) for each in stream_state["states"]]
+            states = saved["states"] if saved else []
+            pairs = [(each["partition"], each["cursor"]) for each in states]
         except (LookupError, TypeError):
-            raise self._unreadable(f"it is {dict(stream_state)}") from None
-        return {"states": [{"partition": p, "cursor": self._done(cursor)} for p, cursor in saved]}
+            raise self._unreadable(f"it is {saved}") from None
+        for partition, cursor in pairs:
+            if not (_is_partition(partition) and isinstance(cursor, dict)):
+                raise self._unreadable(f"it has a partition {partition} with a cursor {cursor}")
+        return [{"partition": p, "cursor": self._done(cursor)} for p, cursor in pairs]
 
-    def _done(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _done(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
         cursor: Any = self.declarative_stream.incremental_sync
-        saved = self._cursor_value(stream_state, cursor.cursor_field)
-        if saved in (None, ""):
+        value = self._cursor_value(saved, cursor.cursor_field) if saved else None
+        is_new = value in (None, "")
+        if is_new and not self._unit:
             return {}
         start = self._evaluate(cursor.start_datetime.datetime)
         newest = self._evaluate(cursor.end_datetime.max_datetime) - parse_duration(self.beyond)
-        state = self._parse(saved, cursor)
-        if state > newest:
-            _LOGGER.warning(
-                f"The saved state of the stream {self.declarative_stream.name} lies in the future "
-                f"({saved}). It is set back to "
-                f"{DatetimeParser().format(newest, cursor.datetime_format)}."
-            )
-            state = newest
-        done = state - parse_duration(self._interpolate(self.read_again))
+        noted, spans = "from", [(start, start)]
+        if not is_new:
+            state = self._parse(value, cursor)
+            if state > newest:
+                _LOGGER.warning(
+                    f"The saved state of the stream {self.declarative_stream.name} lies in the "
+                    f"future ({value}). It is set back to {self._written(newest)}."
+                )
+                state = newest
+            noted, spans = self._spans(saved, start, state)
+        if spans[0][1] <= start:
+            noted, began = "from", start
+        elif (began := spans[0][0]) > start:
+            self._moved_back.add(began)
+            began = start
+        if noted != "from":
+            self._assumed.add(began)
+        spans = [(max(begin, start), end) for begin, end in spans if end > start]
+        if not spans or spans[0][0] > start:
+            spans.insert(0, (start, start))
+        dones = self._dones(saved, spans, newest)
+        # What is to be read again as a whole is as good as not read.
+        first, *later = (
+            (begin, max(begin, done), end)
+            for n, ((begin, end), done) in enumerate(zip(spans, dones, strict=True))
+            if not n or done > begin
+        )
+        slices = [first, *((begin + self._unit, done, end) for begin, done, end in later)]
+        names = ("start", "end", "most_recent_cursor_value")
+        migrated = {
+            "state_type": "date-range",
+            "slices": [
+                dict(zip(names, map(self._written, times), strict=True)) for times in slices
+            ],
+        }
+        if not self._unit:
+            return migrated
+        legacy: dict[str, Any] = {noted: self._written(began + self._unit)}
+        if later:
+            legacy["later"] = [
+                {"from": self._written(begin), "to": self._written(end)}
+                for begin, _, end in slices[1:]
+            ]
+        return {**migrated, "legacy": legacy}
+
+    def _spans(
+        self, saved: Mapping[str, Any], start: datetime, state: datetime
+    ) -> tuple[str, list[tuple[datetime, datetime]]]:
+        """What a state holds, from a moment on, that excluded, to another, the earliest first; and
+        by which name it notes the first."""
+        if not self._unit:
+            return "from", [(start, state)]
+        cursor: Any = self.declarative_stream.incremental_sync
+        noted = "from" if "from" in saved else "assumed_from"
+        try:
+            began = self._parse(saved[noted], cursor) - self._unit if noted in saved else start
+            later = [
+                (self._parse(each["from"], cursor) - self._unit, self._parse(each["to"], cursor))
+                for each in saved.get("later", [])
+            ]
+        except (LookupError, TypeError):
+            raise self._unreadable(f"it is {saved}") from None
+        return noted, [(began, state), *(span for span in later if span[1] > state)]
+
+    def _dones(
+        self, saved: Mapping[str, Any], spans: Sequence[tuple[datetime, datetime]], newest: datetime
+    ) -> list[datetime]:
+        """Of each span, the last moment that is not to be read again."""
+        return [self._done_until(min(end, newest), newest) for _, end in spans]
+
+    def _done_until(self, state: datetime, newest: datetime) -> datetime:
+        """The last moment that is not to be read again."""
+        done: datetime = state - parse_duration(self._interpolate(self.read_again))
         begins = done + timedelta(days=1)
         match (self.parameters or {}).get("period"):
             case "week":
@@ -1221,20 +1672,34 @@ class SavedState(StateMigration):
                 done -= timedelta(days=begins.day - 1)
         if done >= newest:  # what lies beyond is not to be read
             done = newest + parse_duration(self.beyond)
-        slice_of_done = {
-            "start": start,
-            "end": max(start, done),
-            "most_recent_cursor_value": max(start, state),
-        }
-        return {
-            "state_type": "date-range",
-            "slices": [
-                {
-                    name: DatetimeParser().format(time, cursor.datetime_format)
-                    for name, time in slice_of_done.items()
-                },
-            ],
-        }
+        return done
+
+    def _log_beginnings(self) -> None:
+        name = self.declarative_stream.name
+        if self._moved_back:
+            _LOGGER.info(
+                f"Start Date (start_date) was moved back before {self._first(self._moved_back)}, "
+                f"with which the stream {name} began: what lies between is loaded now."
+            )
+        if self._assumed:
+            _LOGGER.warning(
+                f"The saved state of the stream {name} does not say what it began with: an older "
+                f"version wrote it. It is taken to hold all from {self._first(self._assumed)} on. "
+                "If Start Date (start_date) was moved back to that after the first sync, what lies "
+                "between was not loaded: refresh the stream in Airbyte."
+            )
+
+    def _first(self, beginnings: set[datetime]) -> str:
+        return self._written(min(beginnings) + self._unit)
+
+    @property
+    def _unit(self) -> Any:
+        cursor: Any = self.declarative_stream.incremental_sync
+        return cursor.cursor_granularity and parse_duration(cursor.cursor_granularity)
+
+    def _written(self, time: datetime) -> str:
+        cursor: Any = self.declarative_stream.incremental_sync
+        return DatetimeParser().format(time, cursor.datetime_format)
 
     def _cursor_value(self, state: Mapping[str, Any], field: str) -> Any:
         if field in state:
@@ -1268,10 +1733,25 @@ class SavedState(StateMigration):
         )
 
     def _unreadable(self, reason: str) -> AirbyteTracedException:
-        return refusal(
-            f"The saved state of the stream {self.declarative_stream.name} can't be read: "
-            f"{reason}. Clear the stream's data in Airbyte, or mend its state."
+        name = self.declarative_stream.name
+        error = refusal(
+            f"The saved state of the stream {name} can't be read: {_excerpt(reason, 500)}. Clear "
+            "the stream's data in Airbyte, or mend its state."
         )
+        # By this, a process of our own knows which stream to leave out.
+        error._stream_descriptor = StreamDescriptor(name=name or "")
+        return error
+
+
+def _without_marks(stream_state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state without what the CDK writes for streams that have none."""
+    return {key: value for key, value in stream_state.items() if not key.startswith("__ab_")}
+
+
+def _is_partition(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(each, str | int) or _is_partition(each) for each in value.values()
+    )
 
 
 # -------------------------------------------------------------------------------------------------
@@ -1279,6 +1759,8 @@ class SavedState(StateMigration):
 # -------------------------------------------------------------------------------------------------
 _GIVE_WAY_BYTES = 128 * 1024
 _LINE_BYTES = 32 * 1024 * 1024
+# What members may hold all in all, whatever is packed; above it, so many times of what is packed.
+_INFLATED_BYTES, _INFLATED_TIMES = 1024**3, 1_000
 _BREAKS_BEFORE_SPLIT = 2
 # zipfile and gzip raise more than their own errors for damaged or unusual archives.
 _UNZIP_ERRORS = (
@@ -1313,22 +1795,23 @@ _FILTERS_WARNING = (
     "Filter Events does not apply to the stream raw_events_files: its files hold all events as "
     "Amplitude has them, with all their properties. Deselect it if that must not be."
 )
-# The only sentence of Amplitude's that says that a range has no events.
-_NO_EVENTS = "Raw data files were not found"
+_MEMBER_NAME = re.compile(
+    r"(?:\d{1,20}/)?\d{1,20}_\d{4}-\d\d-\d\d_\d\d?#\d{1,9}\.json\.gz", re.ASCII
+)
 _NESTED = frozenset((dict, list))
 _EXPORT_TIMESTAMP = re.compile(r"(\d{4})[-:](\d\d)[-:](\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)")
 
 
 @dataclass
-class ExportErrorHandler(DefaultErrorHandler):
+class ExportErrorHandler(AmplitudeErrorHandler):
     """An export archive counts as a success only when all of it has arrived.
 
     In: a response with an unread ``application/zip`` body. Out: the same response with ``raw``
     replaced by a temporary file that holds the archive, checked against its own directory and
     checksums. The CDK itself never retries a streamed body that breaks off, and would hold an
     unstreamed one (up to 4 GB) in memory. An hour that can't be split any more is unpacked as well
-    before it counts. A 404 in Amplitude's own words, an empty window, is named in the log; other
-    refusals are left to the next handler.
+    before it counts. A 404 in Amplitude's own words, an empty window, is named in the log. Codes
+    for ``too_much`` are left to the next handler. All else is as in the base class.
 
     With ``is_staged``, nobody reads the members later: all are unpacked before any is handed over.
 
@@ -1339,30 +1822,31 @@ class ExportErrorHandler(DefaultErrorHandler):
 
     is_staged: bool = False
     gunzip: ClassVar[Callable[..., Any]] = gzip.GzipFile
-    # The ten minutes of the base class would be used up by the download of a large archive.
-    max_time: int = 24 * 60 * 60
+    too_much: list[int] = field(default_factory=list)
 
     def __post_init__(self, parameters: Mapping[str, Any]) -> None:
         super().__post_init__(parameters)
         self._breaks: MutableMapping[requests.PreparedRequest, int] = WeakKeyDictionary()
 
-    def interpret_response(
+    def resolve(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
-        if isinstance(response_or_exception, requests.RequestException):
-            if _is_break(response_or_exception):
-                return self._broken(response_or_exception, response_or_exception)
-            return _connection_failed(response_or_exception, response_or_exception.request)
+        if isinstance(response_or_exception, requests.RequestException) and _is_break(
+            response_or_exception
+        ):
+            return self._broken(response_or_exception, response_or_exception)
         if not isinstance(response_or_exception, requests.Response):
-            return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
+            return super().resolve(response_or_exception)
         response, window = response_or_exception, _window(response_or_exception)
         failure_type = FailureType.transient_error
         try:
             if response.ok or response.history:
                 response.raw = _spool_archive(response, self.is_staged, self.gunzip)
                 return SUCCESS_RESOLUTION
-            if response.status_code != 404:
+            if response.status_code in self.too_much:
                 return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
+            if response.status_code != 404:
+                return super().resolve(response)
             if _says_no_events(response):
                 said = f"Export of {window}: no events (HTTP 404: {_error_text(response)})"
                 return ErrorResolution(ResponseAction.IGNORE, error_message=said)
@@ -1409,13 +1893,14 @@ class ExportErrorHandler(DefaultErrorHandler):
         request, window = _request(answer), _window(answer)
         message = (
             f"The connection to {urlsplit(request.url or '').hostname} broke or stayed silent in "
-            f"the export of {window} ({type(error).__name__}: {filter_secrets(str(error))}). Try "
+            f"the export of {window} ({type(error).__name__}: {_unquoted_reason(error)}). Try "
             "again later; if that does not help, lower Hours per Export Request, so that Amplitude "
             "has less to send at once."
         )
         breaks = self._breaks[request] = self._breaks.get(request, 0) + 1
         if breaks <= _BREAKS_BEFORE_SPLIT or _is_one_hour(window):
-            raise DefaultBackoffException(request, error, message, FailureType.transient_error)
+            failure_type = FailureType.transient_error
+            raise DefaultBackoffException(request, error, message, failure_type) from None
         return ErrorResolution(
             ResponseAction.SPLIT_REQUEST_WINDOW, FailureType.transient_error, message
         )
@@ -1435,7 +1920,7 @@ def _says_no_events(response: requests.Response) -> bool:
     with suppress(AttributeError, LookupError, TypeError, ValueError):
         error = response.json()["error"]
         said = [error.get("message"), (error.get("metadata") or {}).get("details")]
-    return any(isinstance(t, str) and t.strip().rstrip(".") == _NO_EVENTS for t in said)
+    return any(map(_is_no_events, said))
 
 
 def _is_one_hour(window: str) -> bool:
@@ -1467,7 +1952,7 @@ class _DamagedMember(zipfile.BadZipFile):
 
 def _check_archive(spooled: IO[bytes], gunzip: Callable[..., Any] | None) -> None:
     try:
-        with zipfile.ZipFile(spooled) as archive:
+        with _Archive(spooled) as archive:
             # A damaged directory may hide a member from zipfile, which does not count them.
             if (len(archive.filelist) - _member_count(spooled)) % 2**16:
                 raise zipfile.BadZipFile("its directory is incomplete")
@@ -1477,17 +1962,16 @@ def _check_archive(spooled: IO[bytes], gunzip: Callable[..., Any] | None) -> Non
             damaged = archive.testzip()
             if gunzip and not damaged:
                 for member in archive.infolist():
-                    with _unpacked(gunzip, archive, member) as lines:
+                    with archive.unpacked(gunzip, member) as lines:
                         while lines.read(_CHUNK_BYTES):
                             pass
     except _DamagedMember:
         raise
     except _UNZIP_ERRORS as error:
-        spooled.seek(0)
-        begins = filter_secrets(repr(spooled.read(80)))
-        raise zipfile.BadZipFile(f"{error}; it begins with {begins}") from error
+        reason = _unquoted_reason(error)
+        raise zipfile.BadZipFile(f"{reason}; it is {_described(spooled)}") from None
     if damaged:
-        raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
+        raise zipfile.BadZipFile(f"the checksum of member {_member_name(damaged)} does not match")
 
 
 def _member_count(spooled: IO[bytes]) -> int:
@@ -1503,15 +1987,60 @@ def _member_count(spooled: IO[bytes]) -> int:
     return int(struct.unpack_from("<H", end, 6)[0])
 
 
-@contextmanager
-def _unpacked(
-    gunzip: Callable[..., Any], archive: zipfile.ZipFile, member: zipfile.ZipInfo
-) -> Iterator[io.BufferedReader]:
-    try:
-        with archive.open(member) as packed:
-            yield io.BufferedReader(gunzip(fileobj=packed), _CHUNK_BYTES)
-    except _UNZIP_ERRORS as error:
-        raise _DamagedMember(f"Member {member.filename} can't be unpacked ({error})") from error
+class _Archive(zipfile.ZipFile):
+    """An export, whose members must not inflate beyond all measure.
+
+    Raises ``zipfile.BadZipFile`` when its directory says that they do.
+    """
+
+    def __init__(self, spooled: IO[bytes]) -> None:
+        super().__init__(spooled)
+        packed = sum(member.compress_size for member in self.filelist)
+        self._left = self._limit = max(_INFLATED_BYTES, _INFLATED_TIMES * packed)
+        if sum(member.file_size for member in self.filelist) > self._limit:
+            self.close()
+            raise zipfile.BadZipFile(self._too_much())
+
+    @contextmanager
+    def unpacked(
+        self, gunzip: Callable[..., Any], member: zipfile.ZipInfo
+    ) -> Iterator[io.BufferedReader]:
+        try:
+            with self.open(member) as packed:
+                bounded = _Counted(gunzip(fileobj=packed), self._count)
+                yield io.BufferedReader(bounded, _CHUNK_BYTES)
+        except _UNZIP_ERRORS as error:
+            name, reason = _member_name(member.filename), _unquoted_reason(error)
+            raise _DamagedMember(f"Member {name} can't be unpacked ({reason})") from None
+
+    def _count(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise zipfile.BadZipFile(self._too_much())
+
+    def _too_much(self) -> str:
+        return f"the archive would inflate to more than {self._limit:,} bytes"
+
+
+def _member_name(name: str) -> str:
+    """The name of a member if it is one of Amplitude's, which has nothing of a customer."""
+    return name if _MEMBER_NAME.fullmatch(name) else f"with a name of {len(name)} characters"
+
+
+class _Counted(io.RawIOBase):
+    """What is read from a file, with each length shown to ``count``."""
+
+    def __init__(self, file: Any, count: Callable[[int], None]) -> None:
+        super().__init__()
+        self._file, self._count = file, count
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size: int = self._file.readinto(buffer)
+        self._count(size)
+        return size
 
 
 class LeftOutEvent(dict[str, Any]):
@@ -1552,17 +2081,17 @@ class EventFilter:
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self._only, self._without, dropped, hashed = (
-            frozenset(config.get(name) or ()) for name in _LISTS_OF_FILTERS
-        )
+        lists = [config.get(name) or () for name in _LISTS_OF_FILTERS]
+        _log_blanks(chain(*lists), "Filter Events")
+        self._only, self._without, dropped, hashed = map(_names, lists)
         salt = (config.get("hash_salt") or "").strip()
         if salt:
             keep_secret(salt)
         self._keyed = blake2b(key=salt.encode(), digest_size=32)
         self._edits = {c: _Edits.of(dropped, hashed, c) for c in (None, *_PROPERTY_COLUMNS)}
         self._edits_any = bool(dropped or hashed)
-        self._unseen_types = set(self._only | self._without)
-        self._unseen_names = set(dropped | hashed)
+        self._unseen_types = {name.strip() or name for name in self._only | self._without}
+        self._unseen_names = {name.strip() or name for name in dropped | hashed}
         self._logged: list[str] = []
         self.read = self.left_out = 0
 
@@ -1577,7 +2106,7 @@ class EventFilter:
         event_type = event.get("event_type")
         if not isinstance(event_type, str):
             event_type = ""
-        self._unseen_types.discard(event_type)
+        self._unseen_types.discard(event_type.strip() or event_type)
         passes = event_type not in self._without and (not self._only or event_type in self._only)
         if passes and self._edits_any:
             self._edit_event(event)
@@ -1632,7 +2161,11 @@ class EventFilter:
         for key, (hashes, names) in found:
             # What is dropped by one name is not hashed by another.
             is_hashed[key] = hashes and is_hashed.get(key, True)
-            self._unseen_names.difference_update(names)
+            self._unseen_names.difference_update(name.strip() or name for name in names)
+            if self._unseen_names and type(container[key]) in _NESTED:
+                # What is named in it, too, goes with it.
+                below = {name for name in self._unseen_names if f".{key}." in f".{name}"}
+                self._unseen_names -= below
         for key, hashes in is_hashed.items():
             if not hashes:
                 del container[key]
@@ -1691,16 +2224,15 @@ class ExportArchiveExtractor(RecordExtractor):
         window = _window(response)
         # As the first 13 characters of a timestamp.
         last_hour = datetime.strptime(window[-11:], "%Y%m%dT%H").strftime("%Y-%m-%dT%H")
-        with self._one_by_one, response.raw as spooled, zipfile.ZipFile(spooled) as archive:
+        raw: Any = response.raw
+        with self._one_by_one, raw as spooled, _Archive(spooled) as archive:
             started = reported = time.monotonic()
             members = [m for m in archive.infolist() if m.file_size]
             events = unreported_bytes = 0
             left_out_before = self._filter.left_out if self._filter else 0
             for files, member in enumerate(members):
-                for line_number, line in enumerate(
-                    _lines(self.gunzip, archive, member, window), start=1
-                ):
-                    if not line.isspace():
+                for line_number, line, is_blank in _lines(self.gunzip, archive, member, window):
+                    if not is_blank:
                         yield self._event(line, line_number, member.filename, window, last_hour)
                         events += 1
                     unreported_bytes += len(line)
@@ -1733,9 +2265,9 @@ class ExportArchiveExtractor(RecordExtractor):
             event = _parse_event(line)
         except ValueError:
             raise failure(
-                f"Amplitude sent something that is no event: line {number} of member {member} of "
-                f"the export of {window}. Nothing after it was read. Report the window to "
-                "Amplitude's support."
+                f"Amplitude sent something that is no event: line {number} of member "
+                f"{_member_name(member)} of the export of {window}. Nothing after it was read. "
+                "Report the window to Amplitude's support."
             ) from None  # the cause would quote the line, which is a customer's data
         for name in self.list_fields:
             if name in event:
@@ -1755,12 +2287,26 @@ class ExportArchiveExtractor(RecordExtractor):
 
 
 def _lines(
-    gunzip: Callable[..., Any], archive: zipfile.ZipFile, member: zipfile.ZipInfo, window: str
-) -> Iterator[bytes]:
+    gunzip: Callable[..., Any], archive: _Archive, member: zipfile.ZipInfo, window: str
+) -> Iterator[tuple[int, bytes, bool]]:
+    """The lines of a member, each with its number, and whether it is blank; a stretch of blank ones
+    as one, since 256 MB of them fit into 700 bytes."""
+    number = 1
     try:
-        with _unpacked(gunzip, archive, member) as lines:
+        with archive.unpacked(gunzip, member) as lines:
             # Not a plain iteration: a line may not grow beyond all bounds.
-            yield from iter(partial(lines.readline, _LINE_BYTES), b"")
+            while line := lines.readline(_LINE_BYTES):
+                if not line.isspace():
+                    yield number, line, False
+                    number += 1
+                    continue
+                while line:
+                    yield number, line, True
+                    number += line.count(b"\n")
+                    ahead = lines.peek()
+                    blank = ahead[: len(ahead) - len(ahead.lstrip())]
+                    # Blanks may be the beginning of an event.
+                    line = lines.read(blank.rfind(b"\n") + 1)
     except _DamagedMember as error:
         message = f"{error} in the export of {window}."
         _LOGGER.warning(f"{message} Its hours are read again; their events may come twice.")
@@ -1826,7 +2372,7 @@ class StagedFilesExtractor(RecordExtractor):
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
         window, folder = _window(response), _staging_folder()
         raw: Any = response.raw
-        with raw as spooled, zipfile.ZipFile(spooled) as archive:
+        with raw as spooled, _Archive(spooled) as archive:
             members = [member for member in archive.infolist() if member.file_size]
             # All of them, before the first is handed over.
             records = [self._record(member, window) for member in members]
@@ -1894,8 +2440,19 @@ class StagedFilesExtractor(RecordExtractor):
                     )
                 if not is_full or self.ended or now - (waits_since or now) >= _ROOM_SECONDS:
                     self.ended = said if is_full else self.ended
-                    raise failure(said) from error
+                    raise (_FullFolderError.of(said) if self.ended else failure(said)) from error
             time.sleep(_LOOK_SECONDS)
+
+
+class _FullFolderError(OutageError):
+    """Ends a stream for which there was no room."""
+
+    tells_of = 0
+
+    @classmethod
+    def of(cls, message: str) -> "_FullFolderError":
+        failure_type = FailureType.system_error
+        return cls(message=message, internal_message=message, failure_type=failure_type)
 
 
 _UNUSABLE_ADVICE = (
@@ -1915,7 +2472,7 @@ def _hour_in(name: str) -> datetime | None:
 
 
 def _named(member: zipfile.ZipInfo) -> str:
-    return ascii(member.filename[:100])
+    return ascii(_excerpt(member.filename, 100))
 
 
 def _percent_encoded(match: re.Match[str]) -> str:
@@ -2002,7 +2559,7 @@ class StagedFileRetriever(Retriever):
         for warning in self._warnings:
             _LOGGER.warning(warning)
         if self._extractor.ended:
-            raise failure(self._extractor.ended)
+            raise _FullFolderError.of(self._extractor.ended)
         for record in self.retriever.read_records(records_schema, stream_slice):
             if isinstance(record, Record):
                 record.file_reference = AirbyteRecordMessageFileReference(
@@ -2017,8 +2574,8 @@ class _NewHoursFirst(ConcurrentCursor):
     """As the CDK's, but what is read again, and gaps, come after the hours that no sync has read:
     else a folder that the look-back fills would never let them through.
 
-    What is done beyond the first gap is in the state as well, ``ahead``, with the latest hour that
-    had files, ``newest``. ``StagedState`` reads them.
+    What is done beyond the first gap is in the state as well, ``later`` (see ``SavedState``), with
+    the latest hour that had files, ``newest``, for ``StagedState``.
     """
 
     def stream_slices(self) -> Iterable[StreamSlice]:
@@ -2040,21 +2597,24 @@ class _NewHoursFirst(ConcurrentCursor):
 
     @property
     def state(self) -> MutableMapping[str, Any]:
-        converter, printed = self._connector_state_converter, super().state
+        converter, newest = self._connector_state_converter, self._newest()
+        form = converter.output_format
+        # Those that the state began with are among the slices.
+        printed = {name: value for name, value in super().state.items() if name != "later"}
         slices = converter.merge_intervals([dict(s) for s in self._concurrent_state["slices"]])
-        if len(slices) == 1:
-            return printed
-        ahead = [
-            {"from": converter.output_format(s["start"]), "to": converter.output_format(s["end"])}
+        later = [
+            {"from": form(s["start"]), "to": form(min(s["end"], newest))}
             for s in slices[1:]
+            if s["start"] <= newest
         ]
-        return {**printed, "newest": converter.output_format(self._newest()), "ahead": ahead}
+        return {**printed, "later": later, "newest": form(newest)} if later else printed
 
     def _newest(self) -> Any:
+        """As of events, hours without any do not count."""
         saved = self._concurrent_state.get("newest")
         known = [self._connector_state_converter.parse_value(saved)] if saved else []
-        slices = self._concurrent_state["slices"]
-        return max(known + [s.get("most_recent_cursor_value") or s["start"] for s in slices])
+        values = [s.get("most_recent_cursor_value") for s in self._concurrent_state["slices"]]
+        return max(known + [value for value in values if value])
 
     def _from_to(self, start: Any, end: Any) -> StreamSlice:
         form = self._connector_state_converter.output_format
@@ -2064,40 +2624,29 @@ class _NewHoursFirst(ConcurrentCursor):
 
 @dataclass
 class StagedState(SavedState):
-    """As its base, but hours may be done beyond those that are not, see ``_NewHoursFirst``.
+    """As its base, but the look-back of what is in ``later`` is that of the stream, see
+    ``_NewHoursFirst``.
 
-    In: a state that may also have ``ahead``, ``[{"from": hour, "to": hour}]``, and ``newest``, an
-    hour. Out: a slice for each, but for what is to be read again, and ``newest``.
+    In: a state that may also have ``newest``, an hour. Out: ``newest`` as well.
     """
 
-    def _done(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
-        done = super()._done(stream_state)
-        if "ahead" not in stream_state:
+    def _done(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+        done = super()._done(saved)
+        if "newest" not in saved:
             return done
-        cursor: Any = self.declarative_stream.incremental_sync
-        try:
-            newest = stream_state["newest"]
-            [to_newest] = super()._done({cursor.cursor_field: newest})["slices"]
-            end = to_newest["end"]
-            spans = [
-                (self._hour(each["from"], cursor), min(self._hour(each["to"], cursor), end))
-                for each in stream_state["ahead"]
-            ]
-        except (LookupError, TypeError, ValueError):
-            raise self._unreadable(f"it is {dict(stream_state)}") from None
-        ahead = [
-            {"start": start, "end": end, "most_recent_cursor_value": end}
-            for start, end in spans
-            if start <= end
-        ]
-        return {
-            **done,
-            "slices": [*done["slices"], *ahead],
-            "newest": to_newest["most_recent_cursor_value"],
-        }
+        return {**done, "newest": self._written(self._newest(saved))}
 
-    def _hour(self, value: Any, cursor: Any) -> str:
-        return DatetimeParser().format(self._parse(value, cursor), cursor.datetime_format)
+    def _dones(
+        self, saved: Mapping[str, Any], spans: Sequence[tuple[datetime, datetime]], newest: datetime
+    ) -> list[datetime]:
+        dones = super()._dones(saved, spans, newest)
+        if "newest" not in saved:
+            return dones
+        latest = self._done_until(min(self._newest(saved), newest), newest)
+        return [dones[0], *(min(end, latest) for _, end in spans[1:])]
+
+    def _newest(self, saved: Mapping[str, Any]) -> datetime:
+        return self._parse(saved["newest"], self.declarative_stream.incremental_sync)
 
 
 def _staging_folder() -> Path:
@@ -2139,8 +2688,8 @@ class DashboardSeriesExtractor(RecordExtractor):
     texts, ``[index, text, ...]``, or the texts of ``seriesMeta`` when ``seriesLabels`` is missing.
     Out: ``{"date": x, value_field: value}``, with ``label_field`` also ``{label_field: label}``,
     which is ``(all)`` where nothing was grouped; when ``labelled``, one record per day, ``{"date":
-    x, value_field: {label: value}}``, the label of everybody being ``0``. No built-in extractor
-    transposes.
+    x, value_field: {label: value}}``, the label of everybody being ``0``. Values are counts, unless
+    they are ``averages``. No built-in extractor transposes.
 
     Nothing is an answer: ``series: []``, with or without the other arrays, or nothing but nulls.
     Where nothing was grouped and the x values are there, that is a 0 for each, so that a count that
@@ -2159,6 +2708,11 @@ class DashboardSeriesExtractor(RecordExtractor):
         with _reading(response) as answer:
             xs = _days_found(response, answer) if x_field == "date" else _texts_found(answer)
             series = _series_found(answer, xs)
+            if not self.parameters.get("averages"):
+                series = [
+                    [_count(value, f"a value of series {number}") for value in values]
+                    for number, values in enumerate(series, start=1)
+                ]
             is_grouped = "g" in _query(response)
             if not any(series):
                 series = [] if is_grouped or not xs else [[0] * len(xs)]
@@ -2226,6 +2780,13 @@ def _series_found(answer: Any, xs: Sequence[str]) -> list[list[float]]:
     return found
 
 
+def _count(value: float, name: str) -> int:
+    """A number as that of users or events: no part of one, and not below 0; 99.0 is 99."""
+    if not 0 <= value < 2**63 or value != int(value):
+        raise _UnreadableError(f"{name} is not 0, 1, 2 or so on, as a count should be")
+    return int(value)
+
+
 def _series_labels(data: Mapping[str, Any], count: int) -> list[str]:
     """The groups that ``count`` series are of, in any of the forms Amplitude has for them."""
     for name in ("seriesLabels", "seriesMeta"):
@@ -2255,9 +2816,11 @@ class RetentionExtractor(RecordExtractor):
     "incomplete"}, ...]}}]}}``, where a date is ``Sep 09, 2026`` or another form of a day, and its
     cells are the cohort's size, then day 0, day 1 and so on, up to today. Out: ``{"cohort_date",
     "day_number", "users", "cohort_size", "is_complete"}``, up to day 30, or to the last bracket of
-    the query: later syncs read no cohort for longer. No built-in extractor turns keys into records.
+    the query: later syncs read no cohort for longer. A null ``count`` is no record. No built-in
+    extractor turns keys into records.
 
-    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without cells.
+    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without a cell for
+    each day up to the end of the window.
     """
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
@@ -2266,13 +2829,18 @@ class RetentionExtractor(RecordExtractor):
         records: list[MutableMapping[str, Any]] = []
         with _reading(response) as answer:
             for name, day, cells, _ in _cohorts(response, answer):
-                if len(_list(cells, f"the cohort of {name}")) < 2:
+                # Of brackets that have not begun, nobody has recorded whether there is a cell.
+                days = 1 if brackets else min(_days_begun(response, day), last + 1)
+                if len(_list(cells, f"the cohort of {name}")) <= days:
                     raise _UnreadableError(f"the cohort of {name} has {len(cells)} cells")
+                found = []
                 for number, cell in enumerate(cells[1 : last + 2]):
-                    if not isinstance(cell, dict):
-                        found = f"cell {number + 1} of the cohort of {name} is {_kind(cell)}"
-                        raise _UnreadableError(found)
-                    users, size = (_number(cell, key, name) for key in ("count", "outof"))
+                    if not isinstance(cell, dict) or "count" not in cell:
+                        what = "without count" if isinstance(cell, dict) else _kind(cell)
+                        raise _UnreadableError(
+                            f"cell {number + 1} of the cohort of {name} is {what}"
+                        )
+                    users, size = (_users(cell, key, name) for key in ("count", "outof"))
                     is_incomplete = cell.get("incomplete")
                     record = {
                         "cohort_date": day,
@@ -2282,7 +2850,10 @@ class RetentionExtractor(RecordExtractor):
                         "is_complete": not is_incomplete if type(is_incomplete) is bool else None,
                     }
                     if users is not None:
-                        records.append(record)
+                        found.append(record)
+                if not found and isinstance(cells[0], dict) and _users(cells[0], "count", name):
+                    raise _UnreadableError(f"the cohort of {name} has users, but null in all cells")
+                records.extend(found)
         return records
 
 
@@ -2298,7 +2869,8 @@ class LifetimeValueExtractor(RecordExtractor):
     read no cohort for longer. No built-in extractor turns keys into records, or takes a year from
     the request.
 
-    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without days.
+    Raises ``AirbyteTracedException`` for a cohort that was not asked for, or without one of the
+    days up to the end of the window.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -2311,9 +2883,14 @@ class LifetimeValueExtractor(RecordExtractor):
                 if not isinstance(cells, dict) or "r1d" not in cells:
                     raise _UnreadableError(f"the cohort of {name} has no r1d")
                 age = (today - date.fromisoformat(day)).days
-                users, paying, total = (
-                    _number(cells, key, name) for key in ("count", "paid", "total_amount")
-                )
+                days = min(_days_begun(response, day), _LIFETIME_DAYS)
+                for number in range(1, days + 1):
+                    if f"r{number}d" not in cells:
+                        raise _UnreadableError(f"the cohort of {name} has no r{number}d")
+                users, paying = (_users(cells, key, name) for key in ("count", "paid"))
+                total = _number(cells, "total_amount", name)
+                if users and all(cells[f"r{n}d"] is None for n in range(1, days + 1)):
+                    raise _UnreadableError(f"the cohort of {name} has users, but null on all days")
                 for number in range(1, _LIFETIME_DAYS + 1):
                     key = f"r{number}d"
                     is_complete = complete.get(key) if isinstance(complete, dict) else None
@@ -2361,6 +2938,18 @@ def _cohorts(
             yield name, str(day), values[name], complete if isinstance(complete, dict) else None
 
 
+def _days_begun(response: requests.Response, day: str) -> int:
+    """How many days a cohort has had up to the end of the window, or to yesterday in UTC, which has
+    begun in any time zone that the project may have."""
+    end = min(_days_asked_for(response)[-1], f"{now_utc() - timedelta(days=1):%Y-%m-%d}")
+    return max((date.fromisoformat(end) - date.fromisoformat(day)).days + 1, 1)
+
+
+def _users(cells: Mapping[str, Any], key: str, cohort: str) -> int | None:
+    value = _number(cells, key, cohort)
+    return None if value is None else _count(value, f"{key} of the cohort of {cohort}")
+
+
 def _number(cells: Mapping[str, Any], key: str, cohort: str) -> float | None:
     value = cells.get(key)
     if value is not None and type(value) not in (int, float):
@@ -2375,6 +2964,8 @@ _RFC3339_TIME = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
 )
 _TIME_WITHOUT_ZONE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?", re.ASCII)
+# More than a filter of Amplitude's could leave of any list that is one.
+_EMPTY_PAGES = 100
 _DAY_OF_TIME = re.compile(r"(\d{4}-\d\d-\d\d)([Tt ]\d\d:\d\d.*)?")
 
 
@@ -2383,15 +2974,16 @@ class ListExtractor(RecordExtractor):
     """An answer with a list of objects at ``list_path`` (``["data"]``) in, the objects out.
 
     An answer that ``is_bare_list`` is that list itself. With ``expand``, the objects of the list of
-    that name within each are passed on instead, and take the other fields along. Each object must
-    have the field ``needed`` (``id``), or each of them (``[version, flagConfig.id]``): keys must
-    not be null, and the CDK leaves out parents without. Of an answer in pages, ``page`` names the
-    parameter that asked for it and the field with the next one (``[cursor, nextCursor]``); it must
-    not lead to itself. The built-in extractors take a list that is missing or null for an empty
-    one, which would empty the table of an overwrite, and pass on elements that are no objects. An
-    empty one is worse than wrong: the CDK takes it for the end of the whole sync.
+    that name within each are passed on instead, and take the other fields along. Each must have all
+    parts of the stream's ``primary_key``: the field of that name, or what stands at ``key_at``
+    (``{flag_id: flagConfig.id}``), or gets what Amplitude means by leaving it out, ``if_missing``
+    (``{event_type: ""}``). What stands twice is passed on twice. The built-in extractors take a
+    list that is missing or null for an empty one, which would empty the table of an overwrite, and
+    pass on elements that are no objects. An empty one is worse than wrong: the CDK takes it for the
+    end of the whole sync.
 
-    Raises ``AirbyteTracedException`` that says what was found, before anything is passed on.
+    Raises ``AirbyteTracedException`` that says what was found, before anything is passed on: also
+    for two of the same key that differ, and for an answer that says it is no success.
     """
 
     parameters: Mapping[str, Any]
@@ -2400,30 +2992,111 @@ class ListExtractor(RecordExtractor):
         is_bare, expand = self.parameters.get("is_bare_list"), self.parameters.get("expand")
         path = [] if is_bare else self.parameters.get("list_path", ["data"])
         with _reading(response) as answer:
+            if _value_at(["success"], answer) is False:
+                raise _UnreadableError("its success is false")
             records = _records(_list_at(path, answer), ".".join(path) or "the answer")
-            needed = self.parameters.get("needed", [])
-            for name in [needed] if isinstance(needed, str) else needed:
-                for number, record in enumerate(records, start=1):
-                    if _value_at(name.split("."), record) in (None, ...):
-                        raise _UnreadableError(f"element {number} has no {name}")
-            if page := self.parameters.get("page"):
-                this, following = _query(response).get(page[0]), answer.get(page[1])
-                if this is not None and str(following) == this:
-                    raise _UnreadableError("it names itself as the next page")
-            if not expand:
-                return records
-            return [
-                {**{name: outer[name] for name in outer if name != expand}, **inner}
-                for outer in records
-                for inner in _records(_list_at([expand], outer), expand)
-            ]
+            if expand:
+                records = [
+                    {**{name: outer[name] for name in outer if name != expand}, **inner}
+                    for outer in records
+                    for inner in _records(_list_at([expand], outer), expand)
+                ]
+            found: dict[tuple[str, ...], Mapping[str, Any]] = {}
+            for number, record in enumerate(records, start=1):
+                key = self._key(record, number)
+                if key and found.setdefault(key, record) != record:
+                    raise _UnreadableError(f"element {number} has the key of another, and differs")
+            return records
+
+    def _key(self, record: dict[str, Any], number: int) -> tuple[str, ...]:
+        names = self.parameters.get("primary_key", [])
+        paths, defaults = (self.parameters.get(n, {}) for n in ("key_at", "if_missing"))
+        key = []
+        for name in [names] if isinstance(names, str) else names:
+            path = paths.get(name, name)
+            value = _value_at(path.split("."), record)
+            if value in (None, ...) and name in defaults:
+                value = record[name] = defaults[name]
+            if value in (None, ...):
+                raise _UnreadableError(f"element {number} has no {path}")
+            if isinstance(value, bool | dict | list):
+                raise _UnreadableError(f"the {path} of element {number} is {_kind(value)}")
+            key.append(str(value))
+        return tuple(key)
+
+
+@dataclass
+class NextPage(PaginationStrategy):
+    """An answer in pages in, the token of the next one out, which stands in ``field_name``.
+
+    A token is a text or a whole number; null, ``""``, 0 or none is the end. The built-in strategy
+    evaluates it once more, which makes a number of ``1e10``, and follows a circle for ever.
+
+    Raises ``AirbyteTracedException`` for a token that has led to a page before, and after
+    ``_EMPTY_PAGES`` without an element in a row.
+    """
+
+    field_name: str
+    page_size: int
+    initial_token = None
+
+    def get_page_size(self) -> int:
+        return self.page_size
+
+    def next_page_token(
+        self,
+        response: requests.Response,
+        last_page_size: int,
+        last_record: Record | None,
+        last_page_token_value: Any = None,
+        page_size_override: int | None = None,
+        stream_slice: StreamSlice | None = None,
+    ) -> "_PageToken | None":
+        found = _value_at([self.field_name], _parse(response.content))
+        if found in (None, ..., "", 0):
+            return None
+        token = _PageToken(found).after(last_page_token_value, is_empty=not last_page_size)
+        if type(found) not in (str, int):
+            reason = f"has {_kind(found)} for its {self.field_name}"
+        elif token in token.before:
+            reason = "leads to one that was read before"
+        elif token.empty_pages >= _EMPTY_PAGES:
+            reason = f"is the {_EMPTY_PAGES}th without an element in a row"
+        else:
+            return token
+        path = urlsplit(_request(response).url or "").path
+        raise failure(
+            f"The pages of {path} can't be followed to their end: the last one {reason}. Try again "
+            "later; if it stays like this, report it to the connector's maintainers."
+        )
+
+
+class _PageToken(str):
+    """The token of a page; those before it, and how many pages without an element led there.
+
+    It knows its own way, as pages of several windows are read side by side with one strategy.
+    """
+
+    before: set[str]
+    empty_pages: int
+
+    def after(self, last: "_PageToken | None", is_empty: bool) -> "_PageToken":
+        self.before, empty = (last.before, last.empty_pages) if last is not None else (set(), 0)
+        if last is not None:
+            self.before.add(last)
+        self.empty_pages = empty + 1 if is_empty else 0
+        return self
+
+    def __deepcopy__(self, memo: Any) -> str:
+        return str(self)  # what the CDK sends
 
 
 @dataclass
 class CsvRowsExtractor(RecordExtractor):
     """A streamed CSV with a header in, ``{"row_number": n, "row": {column: text}}`` out, from 1.
 
-    The built-in decoder would make columns of whatever the table's are, and read them as types.
+    The header comes first, as row 0, for ``RowsOfTable``. The built-in decoder would make columns
+    of whatever the table's are, and read them as types.
 
     Raises ``AirbyteTracedException`` naming the row for one that does not fit the header, and for a
     connection that breaks off.
@@ -2435,8 +3108,40 @@ class CsvRowsExtractor(RecordExtractor):
         header = next(rows)
         if len(set(header)) != len(header):
             raise failure(f"Two columns of {path} have the same heading.")
-        for number, row in enumerate(rows, start=1):
+        for number, row in enumerate(chain([header], rows)):
             yield {"row_number": number, "row": dict(zip(header, row, strict=True))}
+
+
+@dataclass
+class RowsOfTable:
+    """What ``CsvRowsExtractor`` makes of the CSV of a lookup table in, its rows out, if it has the
+    columns that the list of tables names: ``keyColumnHeader`` and ``columnHeaders``.
+
+    Any line of plain text is a CSV without rows. The built-in filter sees records one by one.
+
+    Raises ``AirbyteTracedException`` for a table without one of its columns.
+    """
+
+    def filter_records(
+        self,
+        records: Iterable[Mapping[str, Any]],
+        stream_state: StreamState,
+        stream_slice: StreamSlice | None = None,
+        next_page_token: Mapping[str, Any] | None = None,
+    ) -> Iterator[Mapping[str, Any]]:
+        rows = iter(records)
+        headings = next(rows)["row"]
+        table = stream_slice or StreamSlice(partition={}, cursor_slice={})
+        columns = table.extra_fields.get("columnHeaders")
+        key = table.extra_fields.get("keyColumnHeader")
+        for column in [key, *(columns if isinstance(columns, list) else [])]:
+            if isinstance(column, str) and column not in headings:
+                raise failure(
+                    f"The CSV of the lookup table {table['table']!r} has no column {column!r}, "
+                    "which Amplitude lists for it. Nothing of it was stored. Run it again: the "
+                    "table may have changed meanwhile."
+                )
+        yield from rows
 
 
 @dataclass
@@ -2556,6 +3261,15 @@ def _with_text(value: Any, path: Sequence[str]) -> Any:
 _STRANGE_POLLS = 5
 _MEMBER_COLUMNS = ("amplitude_id", "user_id")
 _GIVE_WAY_ROWS = 64
+# After so many failures in a row, a cohort lets so many of its turns pass before it is tried again.
+_FAILURES, _TURNS_PASSED = 3, 4
+# Of what a state says of a cohort's downloads beside its cursor: numbers, and a text.
+_TURN_NUMBERS, _TURN_TEXTS = ("turn", "failed", "passed"), ("downloaded",)
+_TIME_WITH_ZONE = re.compile(
+    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d)?(?:\.\d+)? ?(Z|[+-]\d\d:?\d\d)", re.ASCII | re.I
+)
+# Of an address, what may be a secret by itself.
+_SECRET_CHARACTERS = 20
 _MEMBERS_ADVICE = (
     "It is held there while it is read. Make room, or point the environment variable TMPDIR to a "
     "folder with more."
@@ -2571,69 +3285,137 @@ class CohortDownloadsRouter(SubstreamPartitionRouter):
     built-in router takes all that a parent lists, and knows neither states nor other parents'
     records.
 
-    ``saved`` has a pair for each cohort that was downloaded before, its id and when the members
-    of then were computed; ``CohortDownloads`` fills it in. ``per_sync`` is the number of downloads
-    of one sync, ``share_left`` the share of a month's that others are left.
-    Out: ``{"cohort_id": "a"}`` with ``computed_at`` and ``size`` as extra fields.
+    ``saved`` has a triple for each cohort that had its turn before: its id, when the members of
+    its last download were computed, and its turn; ``CohortDownloads`` fills it in. ``per_sync`` is
+    the number of downloads of one sync, ``share_left`` the share of a month's that others are left.
 
-    Raises ``AirbyteTracedException`` for a time of computation that can't be read.
+    The longest without a turn comes first, whatever became of it: who fails is not in the way of
+    others. ``turns`` has, by cohort, ``turn`` (the number of the sync of its last), ``failed`` (how
+    often in a row), ``passed`` (turns that it let pass since) and ``downloaded`` (the computation
+    downloaded last, if the cursor does not tell).
+
+    Out: ``{"cohort_id": "a"}`` with extra fields: ``size``; ``moved_at``, when it was computed, and
+    ``computed_at``, the same, but now where that is to come; or a ``problem``, for which it fails.
     """
 
     per_sync: str
     share_left: str
-    saved: list[tuple[str, str]] = field(default_factory=list)
+    saved: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        super().__post_init__(parameters)
+        self.turns = {cohort_id: turn for cohort_id, _, turn in self.saved if turn}
+        self.turn = 1 + max((turn.get("turn", 0) for turn in self.turns.values()), default=0)
 
     def stream_slices(self) -> Iterable[StreamSlice]:
         cohorts, usage = self.parent_stream_configs
-        due = self._due(_records_of(cohorts))
+        due, unreadable = self._due(_records_of(cohorts))
+        yield from unreadable
         if not due:
             return
         count, reason = self._allowed(usage)
-        if waiting := [cohort.partition["cohort_id"] for cohort in due[count:]]:
-            more = len(waiting) - _NAMES_LOGGED
+        taken, passing, waiting = self._in_turn(due, count)
+        if passing:
+            _LOGGER.warning(
+                f"{len(passing)} of {len(due)} cohorts to be downloaded are left out of this sync, "
+                f"since their downloads failed {_FAILURES} times in a row or more. They are tried "
+                f"once in {_TURNS_PASSED + 1} of their turns: {_named(passing)}."
+            )
+        if waiting:
             _LOGGER.warning(
                 f"{len(waiting)} of {len(due)} cohorts to be downloaded wait for the next sync, "
-                f"where they come first, since {reason}: {', '.join(waiting[:_NAMES_LOGGED])}"
-                f"{f' and {more} more' if more > 0 else ''}."
+                f"where they come first, since {reason}: {_named(waiting)}."
             )
-        yield from due[:count]
+        yield from taken
 
-    def _due(self, cohorts: Iterable[Mapping[str, Any]]) -> list[StreamSlice]:
-        """A slice for each cohort that has moved, the longest not downloaded first."""
-        saved, due = dict(self.saved), []
+    def _in_turn(
+        self, due: Iterable[StreamSlice], count: int
+    ) -> tuple[list[StreamSlice], list[str], list[str]]:
+        """Of cohorts in their order: whose members are downloaded, who lets a turn pass, who waits
+        for one."""
+        taken: list[StreamSlice] = []
+        passing, waiting = [], []
+        for cohort in due:
+            cohort_id = cohort.partition["cohort_id"]
+            turn = self.turns.get(cohort_id, {})
+            passed = turn.get("passed", 0)
+            if len(taken) == count:
+                waiting.append(cohort_id)
+            elif turn.get("failed", 0) >= _FAILURES and passed < _TURNS_PASSED:
+                self.turns[cohort_id] = {**turn, "turn": self.turn, "passed": passed + 1}
+                passing.append(cohort_id)
+            else:
+                taken.append(cohort)
+        return taken, passing, waiting
+
+    def _due(
+        self, cohorts: Iterable[Mapping[str, Any]]
+    ) -> tuple[list[StreamSlice], list[StreamSlice]]:
+        """A slice for each cohort that has moved, the longest without a turn first, and one for
+        each of which that can't be told."""
         by_id = {str(cohort["id"]): cohort for cohort in cohorts}
         wanted = dict.fromkeys(str(each).strip() for each in self.config.get("cohort_ids") or by_id)
+        _log_blanks(map(str, self.config.get("cohort_ids") or ()), "Cohorts")
         if unknown := [each for each in wanted if each not in by_id]:
-            named = ", ".join(unknown[:_NAMES_LOGGED])
+            named = ", ".join(map(_name, unknown[:_NAMES_LOGGED]))
             _LOGGER.warning(f"Cohorts (cohort_ids) names what Amplitude does not list: {named}.")
         if of_groups := [each for each in wanted if each in by_id and _group_type(by_id[each])]:
-            named = ", ".join(f"{each} ({_group_type(by_id[each])})" for each in of_groups)
+            named = ", ".join(f"{_name(c)} ({_name(_group_type(by_id[c]))})" for c in of_groups)
             _LOGGER.warning(
                 "Cohorts of groups have no users as members, and are left out: "
                 f"{named[: _NAMES_LOGGED * 20]}."
             )
-        counts = dict.fromkeys(("of groups", "archived", "empty", "never computed", "unchanged"), 0)
-        for cohort_id, cohort in ((each, by_id[each]) for each in wanted if each in by_id):
-            if _group_type(cohort):
-                counts["of groups"] += 1
-            elif cohort.get("archived"):
-                counts["archived"] += 1
-            elif cohort.get("size") == 0:
-                counts["empty"] += 1
-            elif not (computed_at := _computed_at(cohort_id, cohort.get("lastComputed"))):
-                counts["never computed"] += 1
-            elif computed_at <= saved.get(cohort_id, ""):
-                counts["unchanged"] += 1
-            else:
-                extra = {"computed_at": computed_at, "size": cohort.get("size")}
-                partition = {"cohort_id": cohort_id, "parent_slice": {}}
-                due.append(StreamSlice(partition=partition, cursor_slice={}, extra_fields=extra))
+        saved = {cohort_id: computed_at for cohort_id, computed_at, _ in self.saved}
+        found: dict[str, list[StreamSlice]] = {}
+        for cohort_id in (each for each in wanted if each in by_id):
+            kind, extra = self._standing(cohort_id, by_id[cohort_id], saved.get(cohort_id, ""))
+            partition = {"cohort_id": cohort_id, "parent_slice": {}}
+            cohort = StreamSlice(partition=partition, cursor_slice={}, extra_fields=extra)
+            found.setdefault(kind, []).append(cohort)
+        due = found.get("due", [])
+        kinds = "of groups", "archived", "empty", "never computed", "unchanged"
         _LOGGER.info(
             f"{len(by_id)} cohorts, {len(wanted) - len(unknown)} of them wanted: "
-            f"{', '.join(f'{count} {kind}' for kind, count in counts.items())}, "
+            f"{', '.join(f'{len(found.get(kind, []))} {kind}' for kind in kinds)}, "
             f"{len(due)} to be downloaded."
         )
-        return sorted(due, key=lambda cohort: saved.get(cohort.partition["cohort_id"], ""))
+
+        def place(cohort: StreamSlice) -> tuple[int, int, str]:
+            cohort_id = cohort.partition["cohort_id"]
+            turn = self.turns.get(cohort_id, {})
+            return turn.get("turn", 0), turn.get("failed", 0), saved.get(cohort_id, "")
+
+        return sorted(due, key=place), found.get("unreadable", [])
+
+    def _standing(
+        self, cohort_id: str, cohort: Mapping[str, Any], saved: str
+    ) -> tuple[str, dict[str, Any]]:
+        """Whether a cohort is due, and the extra fields of its slice."""
+        if _group_type(cohort):
+            return "of groups", {}
+        if cohort.get("archived"):
+            return "archived", {}
+        if cohort.get("size") == 0:
+            return "empty", {}
+        try:
+            moved_at = _computed_at(cohort.get("lastComputed"))
+        except (OverflowError, ValueError):
+            said = _excerpt(json.dumps(cohort["lastComputed"]), 40)
+            return "unreadable", {
+                "problem": f"When cohort {_name(cohort_id)} was computed can't be read: "
+                f"lastComputed is {said}, where seconds since 1970 should be. It is left out, the "
+                "others are read. Report it to Amplitude's support; to go without it, name the "
+                "others under Cohorts (cohort_ids)."
+            }
+        if not moved_at:
+            return "never computed", {}
+        if moved_at <= saved or moved_at == self.turns.get(cohort_id, {}).get("downloaded"):
+            return "unchanged", {}
+        return "due", {
+            "size": cohort.get("size"),
+            "moved_at": moved_at,
+            "computed_at": _not_to_come(cohort_id, moved_at),
+        }
 
     def _allowed(self, usage: ParentStreamConfig) -> tuple[int, str]:
         """How many downloads this sync may take, and what bounds it."""
@@ -2653,6 +3435,9 @@ class CohortDownloadsRouter(SubstreamPartitionRouter):
                 f"How many cohort downloads of this month are left is not known ({text}). This "
                 f"sync takes at most {per_sync}."
             )
+            return by_field
+        if limit < 0:
+            _LOGGER.info(f"Cohort downloads of this month have no limit ({text}).")
             return by_field
         left, kept = max(0, limit - used), math.ceil(limit * share)
         _LOGGER.info(
@@ -2678,18 +3463,47 @@ def _group_type(cohort: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) and name != "User" else None
 
 
-def _computed_at(cohort_id: str, seconds: Any) -> str | None:
-    """When a cohort was computed, from epoch seconds; None when it never was."""
-    if not seconds:
+def _named(cohort_ids: Sequence[str]) -> str:
+    more = len(cohort_ids) - _NAMES_LOGGED
+    named = ", ".join(map(_name, cohort_ids[:_NAMES_LOGGED]))
+    return f"{named} and {more} more" if more > 0 else named
+
+
+def _computed_at(value: Any) -> str | None:
+    """When a cohort was computed, from epoch seconds, milliseconds, or a time with a zone; None
+    when it never was.
+
+    Raises ``ValueError`` or ``OverflowError`` for what names no moment with certainty.
+    """
+    text = "" if value is None else str(value).strip()
+    if text in ("", "0", "0.0"):
         return None
-    try:
-        return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
-    except (OSError, OverflowError, TypeError, ValueError):
-        raise failure(
-            f"When cohort {cohort_id} was computed can't be read: lastComputed is "
-            f"{_excerpt(json.dumps(seconds), 40)}, where seconds since 1970 should be. No cohort "
-            "was downloaded. Report it to Amplitude's support."
-        ) from None
+    if match := _TIME_WITH_ZONE.fullmatch(text):
+        day, clock, seconds, zone = match.groups(":00")
+        local = datetime.strptime(f"{day}T{clock}{seconds}{zone.upper()}", "%Y-%m-%dT%H:%M:%S%z")
+        moment = local.astimezone(timezone.utc)
+    else:
+        number = float(text) if re.fullmatch(r"\d{1,15}(\.\d+)?", text, re.ASCII) else 0
+        # From 2001 to 5138; what lies in between may be either.
+        if 1e12 <= number < 1e14:
+            number /= 1000
+        elif not 1e9 <= number < 1e11:
+            raise ValueError("no time")
+        moment = datetime.fromtimestamp(number, timezone.utc)
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _not_to_come(cohort_id: str, moved_at: str) -> str:
+    """When a cohort was computed, or now where that is more than a day to come: what comes then
+    would be older, and never the latest."""
+    now = datetime.now(timezone.utc)
+    if moved_at <= f"{now + timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}":
+        return moved_at
+    _LOGGER.warning(
+        f"Cohort {_name(cohort_id)} is said to be computed at {moved_at}, which is to come. Its "
+        "members are given the time of this sync, and are downloaded again when that changes."
+    )
+    return f"{now:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _usage(answers: Sequence[Any]) -> tuple[int | None, int | None, str]:
@@ -2715,14 +3529,109 @@ class CohortDownloads(SavedState):
     """
 
     def migrate(self, stream_state: Mapping[str, Any]) -> Mapping[str, Any]:
-        migrated = super().migrate(stream_state)
+        migrated, saved = super().migrate(stream_state), []
+        turns = {
+            str(each["partition"]): _turn(each["cursor"]) for each in stream_state.get("states", ())
+        }
+        for each in migrated["states"]:
+            for done in each["cursor"].get("slices", []):
+                # What is due has a window, also after a state that lies at the end of all.
+                done["end"] = done["start"]
+                computed_at, turn = (
+                    done["most_recent_cursor_value"],
+                    turns.get(str(each["partition"]), {}),
+                )
+                saved.append((each["partition"].get("cohort_id"), computed_at, turn))
         retriever: Any = self.declarative_stream.retriever
-        retriever.partition_router.saved = [
-            (each["partition"].get("cohort_id"), done["most_recent_cursor_value"])
-            for each in migrated["states"]
-            for done in each["cursor"].get("slices", [])
-        ]
+        retriever.partition_router["saved"] = saved
         return migrated
+
+
+def _turn(cursor: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cohort's saved state says of its downloads beside its cursor."""
+    numbers = {name: cursor.get(name) for name in _TURN_NUMBERS}
+    texts = {name: cursor.get(name) for name in _TURN_TEXTS}
+    return {
+        **{name: n for name, n in numbers.items() if type(n) is int and n > 0},
+        **{name: text for name, text in texts.items() if isinstance(text, str)},
+    }
+
+
+@dataclass
+class CohortMembersRetriever(Retriever):
+    """What ``retriever`` reads, with a state after each cohort that tells of its turn, too.
+
+    The CDK's cursor of a stream with partitions knows nothing but the cursor's value, and prints a
+    state every ten minutes at most: what had been delivered since would be downloaded again after
+    a sync that was killed. No component can take its place, so this one is made another. A turn is
+    in the state before its job is made, so that one that never ends is not the first for ever.
+    """
+
+    retriever: SimpleRetriever
+    partition_router: CohortDownloadsRouter
+    cursor: ConcurrentPerPartitionCursor
+
+    def __post_init__(self) -> None:
+        self.cursor.__class__ = _CohortsCursor
+        requester: Any = self.retriever.requester
+        requester.cursor = self.cursor
+
+    def read_records(
+        self, records_schema: Mapping[str, Any], stream_slice: StreamSlice | None = None
+    ) -> Iterable[StreamData]:
+        cohort, count = stream_slice or StreamSlice(partition={}, cursor_slice={}), 0
+        if problem := cohort.extra_fields.get("problem"):
+            raise failure(problem)
+        for record in self.retriever.read_records(records_schema, cohort):
+            yield record
+            count += 1
+        cursor: Any = self.cursor
+        cursor.succeeded(cohort, count)
+
+
+class _CohortsCursor(ConcurrentPerPartitionCursor):
+    """As its base; the state of each cohort has its turn, as in ``CohortDownloadsRouter.turns``,
+    beside ``computed_at``, which is all that versions before 0.12 read."""
+
+    _partition_router: CohortDownloadsRouter
+
+    @property
+    def state(self) -> MutableMapping[str, Any]:
+        state = super().state
+        for each in state.get("states", ()):
+            each["cursor"] |= self._partition_router.turns.get(each["partition"]["cohort_id"], {})
+        return state
+
+    def begun(self, cohort: StreamSlice) -> None:
+        self._note(cohort, turn=self._partition_router.turn, passed=0)
+
+    def failed(self, cohort: StreamSlice) -> None:
+        turn = self._partition_router.turns[cohort.partition["cohort_id"]]
+        self._note(cohort, failed=turn.get("failed", 0) + 1)
+
+    def came_without_rows(self, cohort: StreamSlice) -> None:
+        self._note(cohort, downloaded=cohort.extra_fields["moved_at"])
+
+    def succeeded(self, cohort: StreamSlice, count: int) -> None:
+        """Its rows have been passed on, unless it was put off; a state follows."""
+        router, extra = self._partition_router, cohort.extra_fields
+        if router.turns.get(cohort.partition["cohort_id"], {}).get("turn") == router.turn:
+            is_told = count and extra["moved_at"] == extra["computed_at"]
+            with self._lock:
+                self._set(cohort, failed=0, downloaded="" if is_told else extra["moved_at"])
+
+    def _note(self, cohort: StreamSlice, **changes: Any) -> None:
+        with self._lock:
+            self._set(cohort, **changes)
+            self._emit_state_message()
+
+    def _set(self, cohort: StreamSlice, **changes: Any) -> None:
+        turns, cohort_id = self._partition_router.turns, cohort.partition["cohort_id"]
+        changed = {**turns.get(cohort_id, {}), **changes}
+        turns[cohort_id] = {name: value for name, value in changed.items() if value}
+
+    def _throttle_state_message(self) -> float | None:
+        return time.time()
 
 
 @dataclass(kw_only=True)
@@ -2733,7 +3642,12 @@ class CohortMembersRequester(HttpRequester):
     (``status_requester``: ``/:request_id``), and downloads (``/:request_id/file``). What has to be
     asked again, and when to give up, is said by their error handlers; a job that fails is not made
     anew, since each takes one of the project's downloads of the month. The built-in retriever for
-    such jobs makes up to three, and doesn't ask again for a file that broke off.
+    such jobs makes up to three, and doesn't ask again for a file that broke off. A file that can't
+    be read, or has less than half of the cohort's size while the cohort was not computed anew
+    (``list_requester``), is asked for once more.
+
+    Jobs are made one after the other. When one is not, for a reason that is not the cohort's (the
+    month is used up, in whatever words; keys; no answer), it was the last of the sync.
 
     A test read of the Builder is given the members of one cohort only, the first.
 
@@ -2742,56 +3656,124 @@ class CohortMembersRequester(HttpRequester):
 
     creation_requester: HttpRequester
     status_requester: HttpRequester
+    list_requester: HttpRequester
 
     def __post_init__(self, parameters: Mapping[str, Any]) -> None:
         super().__post_init__(parameters)
-        self._first = threading.Lock()
+        self.cursor: Any = None  # CohortMembersRetriever sets it
+        self._first, self._making = threading.Lock(), threading.Lock()
+        # Whose job was not made, so that no more are, and what was said of others.
+        self._last, self._refusals = "", set[str]()
 
     def send_request(self, *_: Any, **options: Any) -> requests.Response | None:
         cohort: StreamSlice = options["stream_slice"]
         cohort_id, size = cohort.partition["cohort_id"], cohort.extra_fields["size"]
+        name = _name(cohort_id)
         # The factory makes one for test reads only. The lock is never given back.
         if options.get("log_formatter") and not self._first.acquire(blocking=False):
-            _LOGGER.info(f"Cohort {cohort_id}: a test read downloads one cohort, not this one.")
+            _LOGGER.info(f"Cohort {name}: a test read downloads one cohort, not this one.")
             return None
         try:
-            job = self._job(cohort_id)
-            self.status_requester.send_request(path=job)
-            response = super().send_request(path=f"{job}/file")
-            if response is None:
+            if not (job := self._job(cohort)):
+                _LOGGER.warning(
+                    f"Cohort {name} waits for the next sync: no more downloads are asked for in "
+                    f"this one, since that of cohort {_name(self._last)} was refused."
+                )
                 return None
-            spooled: Any = response.raw
-            count = sum(1 for _ in _members(spooled, f"the file of job {job}"))
+            self.status_requester.send_request(path=job)
+            response, count = self._file(cohort, job)
         except AirbyteTracedException as error:
+            if cohort_id == self._last:
+                ends = "no more downloads are asked for in this sync. The next one goes on."
+            else:
+                self.cursor.failed(cohort)
+                ends = (
+                    "the next sync tries again, which takes another of the month's downloads. To "
+                    "go without it, name the others under Cohorts (cohort_ids)."
+                )
             raise failure(
-                f"The members of cohort {cohort_id} could not be read. {error.internal_message} "
-                "What the destination has of this cohort stays as it is, and the next sync tries "
-                "again, which takes another of the month's downloads. To go without it, name the "
-                "others under Cohorts (cohort_ids).",
+                f"The members of cohort {name} could not be read. {error.internal_message} "
+                f"What the destination has of this cohort stays as it is, and {ends}",
                 error.failure_type or FailureType.system_error,
             ) from error
-        ends = "" if count else " Nothing is stored of it, and the next sync asks again."
+        spooled: Any = response.raw
+        ends = "" if count else " Nothing is stored of it until it is computed anew."
         _LOGGER.info(
-            f"Cohort {cohort_id}, computed at {cohort.extra_fields['computed_at']}: {count:,} "
-            f"members, where its size is given as {size}; {spooled.tell():,} bytes.{ends}"
+            f"Cohort {name}, computed at {cohort.extra_fields['moved_at']}: {count:,} members, "
+            f"where its size is given as {size}; {spooled.tell():,} bytes.{ends}"
         )
         spooled.seek(0)
         return response
 
-    def _job(self, cohort_id: str) -> str:
-        """The path of a new job, which takes one of the downloads of the month."""
+    def _job(self, cohort: StreamSlice) -> str | None:
+        """The path of a new job, which takes one of the downloads of the month; None when no more
+        are made in this sync."""
         keys = self.config.get("cohort_member_properties") or []
-        created = self.creation_requester.send_request(
-            path=quote(cohort_id, safe=""),
-            request_params={"props": "1", "propKeys": keys} if keys else {"props": "0"},
-        )
+        cohort_id = cohort.partition["cohort_id"]
+        with self._making:
+            if self._last:
+                return None
+            self.cursor.begun(cohort)
+            try:
+                created = self.creation_requester.send_request(
+                    path=quote(cohort_id, safe=""),
+                    request_params={"props": "1", "propKeys": keys} if keys else {"props": "0"},
+                )
+            except AirbyteTracedException as error:
+                # A refusal of this cohort alone is one that nobody can mend, and not said again.
+                said = str(error.internal_message)
+                is_of_cohort = error.failure_type is FailureType.system_error
+                if not is_of_cohort or said in self._refusals:
+                    self._last = cohort_id
+                self._refusals.add(said)
+                raise
         if created is None:
-            raise failure(f"Amplitude did not answer to the request for cohort {cohort_id}.")
+            raise failure(f"Amplitude did not answer to the request for cohort {_name(cohort_id)}.")
         with _reading(created) as answer:
             request_id = answer.get("request_id") if isinstance(answer, dict) else None
             if not request_id or not isinstance(request_id, str | int):
                 raise _UnreadableError(f"request_id is {_kind(request_id)}")
         return quote(str(request_id), safe="")
+
+    def _file(self, cohort: StreamSlice, job: str) -> tuple[requests.Response, int]:
+        """The file of a job, read through, and how many members it has."""
+        size = cohort.extra_fields["size"]
+        has_size = type(size) is int
+        for is_last in (False, True):
+            response = super().send_request(path=f"{job}/file")
+            if response is None:
+                raise failure("Amplitude did not answer to the request for its file.")
+            spooled: Any = response.raw
+            with _kept_open(spooled):
+                try:
+                    count = sum(1 for _ in _members(spooled, f"the file of job {_name(job)}"))
+                except AirbyteTracedException as error:
+                    if is_last:
+                        raise
+                    said = error.internal_message
+                else:
+                    said = f"The file has {count:,} members, where its size is given as {size}."
+                    if not has_size or 2 * count >= size or (is_last and self._has_moved(cohort)):
+                        return response, count
+                    if is_last and not count:
+                        self.cursor.came_without_rows(cohort)
+                    if is_last:
+                        raise failure(
+                            f"{said} That is less than half, and the cohort was not computed anew."
+                        )
+            spooled.close()
+            _LOGGER.warning(f"{said} It is asked for once more.")
+        raise AssertionError
+
+    def _has_moved(self, cohort: StreamSlice) -> bool:
+        """Whether a cohort was computed anew since this sync has listed it."""
+        listed = self.list_requester.send_request()
+        if listed is None:
+            raise failure("Amplitude did not answer to the request for its cohorts.")
+        with _reading(listed) as answer:
+            found = {str(each.get("id")): each for each in _list_at(["cohorts"], answer)}
+            computed = found.get(cohort.partition["cohort_id"], {}).get("lastComputed")
+            return _computed_at(computed) not in (None, cohort.extra_fields["moved_at"])
 
 
 @dataclass
@@ -2812,12 +3794,12 @@ class CohortJobErrorHandler(AmplitudeErrorHandler):
         # By the address, which is one job's.
         self._strange: MutableMapping[str | None, int] = {}
 
-    def interpret_response(
+    def resolve(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         response, status = response_or_exception, None
         try:
-            resolution = super().interpret_response(response)
+            resolution = super().resolve(response)
             if isinstance(response, requests.Response) and response.ok:
                 answer = _parse(response.content)
                 status = answer.get("async_status") if isinstance(answer, dict) else None
@@ -2864,27 +3846,33 @@ class CohortFileErrorHandler(AmplitudeErrorHandler):
     """A CSV of members counts as a success only when all of it has arrived.
 
     In: a response with an unread body, of Amplitude or of the storage to which it redirects. Out:
-    the same response with ``raw`` replaced by a temporary file that holds the body and begins with
-    headings. The CDK never retries a streamed body that breaks off.
+    the same response with ``raw`` replaced by a temporary file that holds the body, begins with
+    headings and ends with a line, or was in a gzip that has its end. The CDK never retries a
+    streamed body that breaks off, and takes a gzip without its end for a whole one.
 
     Raises ``DefaultBackoffException``, which has the CDK ask Amplitude's own link again, for a body
     that breaks off or is something else, and for all that the storage refuses: Amplitude leads to
     an address there that is valid for a minute, and gives a fresh one each time. That address, a
-    secret for as long, is in no message.
+    secret for as long, is in no message, and hidden in what the CDK logs.
     """
 
-    def interpret_response(
+    def __post_init__(self, parameters: Mapping[str, Any]) -> None:
+        super().__post_init__(parameters)
+        if self.api_budget:
+            _hide_addresses(self.api_budget)
+
+    def resolve(
         self, response_or_exception: requests.Response | Exception | None
     ) -> ErrorResolution:
         answer = response_or_exception
         if isinstance(answer, requests.RequestException):
-            resolution = super().interpret_response(answer)
+            resolution = super().resolve(answer)
             message = re.sub(r"\?[^\s)]+", "?...", resolution.error_message or "")
             return ErrorResolution(
                 resolution.response_action, resolution.failure_type, error_message=message
             )
         if not isinstance(answer, requests.Response) or not (answer.ok or answer.history):
-            return super().interpret_response(answer)
+            return super().resolve(answer)
         cause: Exception = ValueError("no answer")
         found = f"is HTTP {answer.status_code}"
         try:
@@ -2898,7 +3886,8 @@ class CohortFileErrorHandler(AmplitudeErrorHandler):
                 media_type = answer.headers.get("Content-Type", "of no type")
                 found += f", {media_type}, no CSV with amplitude_id and user_id"
         except requests.RequestException as error:
-            cause, found = error, f"broke off ({type(error).__name__})"
+            why = error if isinstance(error, _CutOffError) else type(error).__name__
+            cause, found = error, f"broke off ({why})"
         answer.close()
         message = (
             f"The answer of {urlsplit(answer.url).hostname}, from where a cohort's members were to "
@@ -2908,28 +3897,65 @@ class CohortFileErrorHandler(AmplitudeErrorHandler):
         raise DefaultBackoffException(answer.request, cause, message, FailureType.transient_error)
 
 
+def _hide_addresses(budget: APIBudget) -> None:
+    """Have a budget keep the addresses secret to which Amplitude leads: ``--debug`` logs each."""
+    if "_extract_endpoint" not in vars(budget):
+        extract = partial(_hidden_address, budget._extract_endpoint)
+        budget._extract_endpoint = extract  # type: ignore[method-assign]
+
+
+def _hidden_address(extract: Callable[[Any], str], request: Any) -> str:
+    address = extract(request)
+    parts = urlsplit(address)
+    if not (parts.hostname or "").endswith("amplitude.com"):
+        values = [value for _, value in parse_qsl(parts.query)]
+        for secret in (parts.query or address, *values):
+            if len(secret) >= _SECRET_CHARACTERS:
+                keep_secret(secret)
+    return address
+
+
+class _CutOffError(requests.ConnectionError):
+    """A body that shows by itself that it is not whole."""
+
+
 def _spool_members(response: requests.Response) -> IO[bytes]:
     """The body in a file that vanishes with the process, read from its beginning.
 
-    Raises ``requests.RequestException`` when the connection breaks off, ``AirbyteTracedException``
-    when the disk refuses.
+    Raises ``requests.RequestException`` when the connection breaks off, or the body has no end,
+    ``AirbyteTracedException`` when the disk refuses.
     """
+    headers = getattr(response.raw, "headers", {})
+    if "gzip" in headers.get("Content-Encoding", ""):
+        # Who unpacks on the way does not miss its end.
+        del headers["Content-Encoding"]
     with (
         _storing("A cohort's CSV", Path(tempfile.gettempdir()), _MEMBERS_ADVICE),
         _kept_open(tempfile.TemporaryFile()) as spooled,
     ):
         _spool(response, spooled, "Members of a cohort")
-        spooled.seek(0)
-        if spooled.read(2) == b"\x1f\x8b":  # a gzip that no Content-Encoding has told of
-            return _gunzipped(spooled)
+        if _is_gzip(spooled):
+            unpacked = _gunzipped(spooled)
+            # One for the way, which Content-Encoding tells of, and one that is the file.
+            return _gunzipped(unpacked) if _is_gzip(unpacked) else unpacked
+        spooled.seek(-min(1, spooled.seek(0, io.SEEK_END)), io.SEEK_END)
+        if spooled.read(1) not in (b"", b"\n", b"\r"):
+            raise _CutOffError("it ends within a line")
         spooled.seek(0)
     return spooled
+
+
+def _is_gzip(spooled: IO[bytes]) -> bool:
+    spooled.seek(0)
+    begins = spooled.read(2)
+    spooled.seek(0)
+    return begins == b"\x1f\x8b"
 
 
 def _gunzipped(packed: IO[bytes]) -> IO[bytes]:
     """What a gzip holds, in a file like it, read from its beginning.
 
-    Raises ``requests.ConnectionError`` for one that is cut off or damaged.
+    Raises ``_CutOffError`` for one that is cut off or damaged.
     """
     packed.seek(0)
     with _kept_open(tempfile.TemporaryFile()) as spooled:
@@ -2944,7 +3970,7 @@ def _unpacked_chunk(unpacked: gzip.GzipFile) -> bytes:
     try:
         return unpacked.read(_CHUNK_BYTES)
     except (EOFError, OSError, zlib.error) as error:
-        raise requests.ConnectionError(f"its gzip is damaged ({error})") from error
+        raise _CutOffError(f"its gzip is damaged: {error}") from error
 
 
 @dataclass
@@ -3008,6 +4034,7 @@ _CELL_NUMBER = re.compile(
     r"([+-]?(?:\d+|\d{1,3}(?:,\d{3}){2,}|\d{1,3},\d{3}(?=\.)))((?:\.\d+)?(?:E[+-]?\d+)?)(%?)",
     re.ASCII | re.IGNORECASE,
 )
+_LONE_BARS = re.compile(r"(?<!\S)\|+(?!\S)")
 _PREVIOUS = re.compile(r"\s*\[Previous\]\s*")
 # Of a CSV: retention, funnels and lifetime value; stickiness; everything else.
 _MOST_ROWS = (300, 2_000, 10_000)
@@ -3251,6 +4278,8 @@ def _by_step(
             if type(value) not in (int, float) and (needed or value is not None):
                 found = f"number {position} of row {number} of {name}"
                 raise _UnreadableError(f"{found} is {_kind(value)}")
+            if needed:
+                row[position - 1] = _count(value, f"number {position} of row {number} of {name}")
     return dict(zip(days, rows, strict=True))
 
 
@@ -3336,7 +4365,7 @@ def _chart_rows(
             above = marked = _filled(row[: len(headings)], above)
             labels = [_PREVIOUS.sub(" ", label).strip() for label in marked]
             is_previous = any(map(_PREVIOUS.search, marked))
-            series = " | ".join(labels)
+            series = _joined(labels)
             if (series, is_previous) in seen:
                 raise _UnreadableError(f"row {number} has the labels of another, {series}")
             seen.add((series, is_previous))
@@ -3353,6 +4382,14 @@ def _chart_rows(
             )
     except csv.Error as error:
         raise _UnreadableError(f"line {lines.line_num} is no CSV ({error})") from None
+
+
+def _joined(labels: Sequence[str]) -> str:
+    """Labels as one text, which no others make: a bar that stands alone in one of several has one
+    more than it came with."""
+    if len(labels) == 1:
+        return labels[0]
+    return " | ".join(_LONE_BARS.sub(r"\g<0>|", label) for label in labels)
 
 
 def _filled(labels: Sequence[str], above: Sequence[str]) -> list[str]:

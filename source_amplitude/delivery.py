@@ -15,20 +15,32 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
+from traceback import StackSummary, walk_tb
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import requests
 from airbyte_cdk.entrypoint import AirbyteEntrypoint
 from airbyte_cdk.logger import PRINT_BUFFER
-from airbyte_cdk.models import AirbyteMessage, AirbyteRecordMessage
+from airbyte_cdk.models import AirbyteMessage, AirbyteRecordMessage, StreamDescriptor
 from airbyte_cdk.sources.concurrent_source.concurrent_read_processor import ConcurrentReadProcessor
 from airbyte_cdk.sources.concurrent_source.concurrent_source import ConcurrentSource
+from airbyte_cdk.sources.concurrent_source.partition_generation_completed_sentinel import (
+    PartitionGenerationCompletedSentinel,
+)
+from airbyte_cdk.sources.concurrent_source.stream_thread_exception import StreamThreadException
 from airbyte_cdk.sources.connector_state_manager import HashableStreamDescriptor
-from airbyte_cdk.sources.streams.concurrent.partitions.types import QueueItem
+from airbyte_cdk.sources.streams.concurrent.partitions.types import (
+    PartitionCompleteSentinel,
+    QueueItem,
+)
 from airbyte_cdk.sources.types import Record
 from airbyte_cdk.sources.utils.record_helper import stream_data_to_airbyte_message
+from airbyte_cdk.utils.traced_exception import AirbyteTracedException
+from requests import PreparedRequest
 
 from source_amplitude import components
 
@@ -196,13 +208,93 @@ class BatchingEntrypoint(AirbyteEntrypoint):
         return AirbyteEntrypoint.handle_record_counts(message, counts)
 
 
-class BatchingSource(ConcurrentSource):
+class PlainSource(ConcurrentSource):
+    """Each error is that of the selected stream, and none is a bare one of Python."""
+
+    def _handle_item(
+        self, item: QueueItem, processor: ConcurrentReadProcessor
+    ) -> Iterable[AirbyteMessage]:
+        if isinstance(item, StreamThreadException):
+            item = StreamThreadException(
+                _made_plain(item.exception, item.stream_name), item.stream_name
+            )
+        yield from super()._handle_item(item, processor)
+
+
+def _made_plain(error: Exception, stream: str) -> AirbyteTracedException:
+    """What ended a stream, as an error of this stream: also what the CDK names its parent for.
+
+    An error of Python, which an answer of another form may lead to, becomes a message of ours, with
+    the place where it was raised, but without its own words, as they may quote an answer.
+    """
+    if not isinstance(error, AirbyteTracedException):
+        kind, frames = type(error).__name__, [*walk_tb(error.__traceback__)]
+        values = [value for frame, _ in frames for value in frame.f_locals.values()]
+        asked = [v.url for v in values if isinstance(v, requests.Response | PreparedRequest)]
+        of = f" at the answer to {urlsplit(asked[-1] or '').path}" if asked else ""
+        place = "".join(StackSummary.extract(iter(frames[-8:])).format())
+        error = components.failure(
+            f"The stream {stream} failed{of} in a way that nobody has foreseen ({kind}). Its state "
+            "has not moved past what was read. Report it to the connector's maintainers."
+        )
+        error.internal_message = f"{kind}, raised at\n{place}"
+    error._stream_descriptor = StreamDescriptor(name=stream)
+    return error
+
+
+class BatchingSource(PlainSource):
     """Counts a batch as the records it has in the log, too. One without any is for the cursor only,
-    to which the thread that reads shows it."""
+    to which the thread that reads shows it.
+
+    An outage is one error of its stream. Those of requests that were given up are logged at once,
+    but shown when their stream is done, unless the error of an outage has told of them.
+    """
 
     _filter: components.EventFilter | None = None
 
+    @cached_property
+    def _given_up(self) -> defaultdict[str, list[AirbyteTracedException]]:
+        return defaultdict(list)
+
+    @cached_property
+    def _told(self) -> dict[str, int]:
+        """How many more errors the one of an outage has told of, by the stream that it has ended:
+        threads may be late to hand over theirs."""
+        return {}
+
     def _handle_item(
+        self, item: QueueItem, processor: ConcurrentReadProcessor
+    ) -> Iterable[AirbyteMessage]:
+        if isinstance(item, StreamThreadException) and self._is_for_later(item, processor):
+            return
+        yield from self._handle_now(item, processor)
+        if isinstance(item, PartitionCompleteSentinel | PartitionGenerationCompletedSentinel):
+            for name in filter(processor._is_stream_done, [*self._given_up]):
+                for error in self._given_up.pop(name):
+                    yield _made_plain(error, name).as_airbyte_message(None)
+
+    def _is_for_later(self, item: StreamThreadException, processor: Any) -> bool:
+        """Whether an error is not to be shown now. The CDK is told of its window all the same, by
+        the sentinel that follows."""
+        name, error = item.stream_name, item.exception
+        waiting = self._given_up[name]
+        if isinstance(error, components.OutageError):
+            is_known = name in self._told
+            if not is_known:
+                self._told[name] = max(0, error.tells_of - len(waiting))
+                del waiting[len(waiting) - min(error.tells_of, len(waiting)) :]
+            return is_known
+        if not components.was_given_up(error):
+            return False
+        self._logger.exception(f"Exception while syncing stream {name}", exc_info=error)
+        processor._flag_exception(name, error)
+        if self._told.get(name):
+            self._told[name] -= 1
+        else:
+            waiting.append(error)
+        return True
+
+    def _handle_now(
         self, item: QueueItem, processor: ConcurrentReadProcessor
     ) -> Iterable[AirbyteMessage]:
         batch = item.data.get(_BATCH) if isinstance(item, Record) else None

@@ -68,10 +68,11 @@ def _complaints(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
 def _complaints_of_fields(value: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
     if "oneOf" in schema:
         kinds = {branch["properties"]["kind"]["const"]: branch for branch in schema["oneOf"]}
-        if value.get("kind") not in kinds:
-            yield f"kind is {value.get('kind')!r}, not one of {', '.join(kinds)}"
+        kind = value.get("kind")
+        if not isinstance(kind, str) or kind not in kinds:
+            yield f"kind is {kind!r}, not one of {', '.join(kinds)}"
             return
-        schema = kinds[value["kind"]]
+        schema = kinds[kind]
     for name, field in schema["properties"].items():
         title = f"{field['title']} ({name})" if "title" in field else name
         if name in value:

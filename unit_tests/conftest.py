@@ -2,7 +2,7 @@ import gc
 import json
 import logging
 import pickle
-import time
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -15,8 +15,8 @@ from airbyte_cdk.utils.airbyte_secrets_utils import update_secrets
 from pyrate_limiter import BucketFactory
 
 from source_amplitude import run
-
-_SLEEP = time.sleep
+from unit_tests.at_moment import clock_from
+from unit_tests.installed import MOMENT
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -77,12 +77,31 @@ def _nothing_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("airbyte"), "propagate", True)
 
 
+@pytest.fixture(autouse=True)
+def _no_internet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that asks another machine for anything fails, whatever became of its request."""
+    look_up = socket.getaddrinfo
+    asked_for: list[object] = []
+
+    def look_up_here(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host not in ("localhost", "127.0.0.1", "::1") and not str(host).endswith(".invalid"):
+            asked_for.append(host)
+            raise socket.gaierror(f"no test may ask for {host}")
+        return look_up(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_here)
+    yield
+    assert not asked_for
+
+
 @pytest.fixture
-def within_an_hour() -> None:
-    """No new hour or day begins during the test: it would change what there is to be read."""
-    left = 3600 - time.time() % 3600
-    if left < 60:
-        _SLEEP(left)
+def within_an_hour() -> Iterator[None]:
+    """No new hour or day begins during the test: it begins at `MOMENT`, on a clock that goes on.
+
+    The clocks of sandboxes, and of the commands that are sent there, go by it.
+    """
+    with clock_from(MOMENT):
+        yield
 
 
 @pytest.fixture

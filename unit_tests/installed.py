@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from airbyte_cdk.models import AirbyteMessage, AirbyteMessageSerializer, Type
 
 from sandbox import Sandbox
 from source_amplitude import SourceAmplitude
+from unit_tests.helpers import without_beginning
 
 PACKAGE = Path(__file__).parents[1] / "source_amplitude"
 BIN = Path(sys.executable).parent
+# In the middle of an hour, a day, a week and a month, for tests that need no other moment.
+MOMENT = datetime(2026, 3, 11, 12, 20, tzinfo=timezone.utc)
 SOURCE_AMPLITUDE = [str(BIN / "source-amplitude")]
 SOURCE_DECLARATIVE_MANIFEST = [str(BIN / "source-declarative-manifest")]
 # The command without the minutes for which it would wait for the budget of cost.
@@ -63,7 +67,8 @@ class Run:
 
     def state(self, stream: str) -> dict[str, Any]:
         found = [s["stream"] for s in self.states()]
-        return {s["stream_descriptor"]["name"]: s["stream_state"] for s in found}[stream]  # type: ignore[no-any-return]
+        states = {s["stream_descriptor"]["name"]: s["stream_state"] for s in found}
+        return without_beginning(states[stream])
 
     def connection_status(self) -> dict[str, Any]:
         [status] = [m for m in self.messages if m["type"] == "CONNECTION_STATUS"]
@@ -111,6 +116,13 @@ def configured(streams: Iterable[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def at_moment(moment: datetime, command: list[str]) -> tuple[list[str], dict[str, str]]:
+    """A command of this environment and the variables with which its clock starts at a moment."""
+    is_python = command[0] == sys.executable
+    starter = str(Path(__file__).with_name("at_moment.py"))
+    return [sys.executable, starter, *command[is_python:]], {"AT_MOMENT": moment.isoformat()}
+
+
 def forms_of(text: str) -> list[str]:
     """How servers and logs write a text: as it is, in JSON, in Python and in a URL."""
     escaped = [json.dumps(text, ensure_ascii=to_ascii)[1:-1] for to_ascii in (True, False)]
@@ -120,7 +132,8 @@ def forms_of(text: str) -> list[str]:
 class Connector:
     """One installed command with one config, run in a folder of its own.
 
-    Every run is checked for the keys: they must not be in anything that a process prints.
+    Every run is checked for the keys: they must not be in anything that a process prints. The clock
+    of a command of this environment goes on from the sandbox's; those of others are on their own.
     """
 
     def __init__(
@@ -133,9 +146,23 @@ class Connector:
     ) -> None:
         self.folder = folder
         self.config = sandbox.config(**config)
-        self.command = command
-        self.env = {**os.environ, **sandbox.env, "TMPDIR": str(folder / "tmp"), **(env or {})}
+        self._sandbox = sandbox
+        self._command = command
+        self._env = {**os.environ, **sandbox.env, "TMPDIR": str(folder / "tmp"), **(env or {})}
         (folder / "tmp").mkdir(exist_ok=True)
+
+    @property
+    def command(self) -> list[str]:
+        return self._at_moment()[0]
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**self._env, **self._at_moment()[1]}
+
+    def _at_moment(self) -> tuple[list[str], dict[str, str]]:
+        if Path(self._command[0]).parent != BIN:
+            return self._command, {}
+        return at_moment(self._sandbox.clock(), self._command)
 
     def run(self, verb: str, *options: str, timeout: float = 120) -> Run:
         process = self.start(verb, *options)

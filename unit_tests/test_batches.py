@@ -26,7 +26,7 @@ from source_amplitude.delivery import (
     Room,
     components_in_batches,
 )
-from unit_tests.helpers import archive, config, json_lines
+from unit_tests.helpers import archive, config, json_lines, without_beginning
 from unit_tests.test_components import MEMBER, response
 from unit_tests.test_manifest import SCHEMAS
 from unit_tests.test_properties import events as any_events
@@ -235,7 +235,7 @@ def test_given_lines_as_recorded_when_read_then_they_are_of_the_schema(
         validator.validate(event)
     assert not [m for m in printed if m["type"] == "TRACE" and m["trace"]["type"] == "ERROR"]
     states = [m["state"]["stream"]["stream_state"] for m in printed if m["type"] == "STATE"]
-    assert states[-1] == {"server_upload_time": "20240103T05"}
+    assert without_beginning(states[-1]) == {"server_upload_time": "20240103T05"}
     [line] = [line for line in logs if line.startswith("Export of 20240103T00")]
     assert line.startswith("Export of 20240103T00 to 20240103T09: 2 files, 7 events, ")
 

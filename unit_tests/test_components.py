@@ -11,6 +11,8 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from http.client import BadStatusLine
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -31,12 +33,13 @@ from airbyte_cdk.sources.streams.http.request_window_split_exception import (
 from airbyte_cdk.utils.airbyte_secrets_utils import filter_secrets, update_secrets
 from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 from urllib3 import HTTPSConnectionPool
-from urllib3.exceptions import MaxRetryError
+from urllib3.exceptions import MaxRetryError, ProtocolError
 
-from source_amplitude import components
+from source_amplitude import components, delivery
 from source_amplitude.components import (
     AmplitudeErrorHandler,
     AnnotationTimes,
+    CohortMembersExtractor,
     CsvRowsExtractor,
     DashboardSeriesExtractor,
     ExportArchiveExtractor,
@@ -48,10 +51,12 @@ from source_amplitude.components import (
     SecretiveBasicHttpAuthenticator,
     shape,
 )
-from unit_tests.helpers import archive, days, json_lines
+from unit_tests.helpers import archive, days, described, json_lines
 
 MEMBER = "187520/187520_2024-01-01_7#0.json.gz"
 FIELDS = ["server_upload_time", "event_time"]
+EVENT_LIKE = b'{"message":"a","user_id":"b"}'
+NOT_FOUND = b"<html><body>Not found here</body></html>"
 
 
 def response(
@@ -230,6 +235,65 @@ class TestExportArchive:
         with pytest.raises(AirbyteTracedException, match=f"line 1 of member {MEMBER}"):
             extract_lines(b'{"a":"' + b"x" * 10**6 + b'"}')
 
+    @pytest.mark.parametrize("gunzip", [gzip.GzipFile, delivery.GzipFile])
+    def test_given_a_stretch_of_blank_lines_when_extracted_then_it_is_passed_in_chunks(
+        self, gunzip: Callable[..., Any]
+    ) -> None:
+        blank = b"\n \t\r\n" * 600_000
+        body = archive({MEMBER: b'{"a":1}\n' + blank + b'  {"a":2}\n\n  \n{"a":3}' + b" " * 10**6})
+        window = "20240101T07 to 20240101T08"
+        with components._Archive(io.BytesIO(body)) as zipped:
+            [member] = zipped.infolist()
+            lines = list(components._lines(gunzip, zipped, member, window))
+        assert [(number, line.strip()) for number, line, is_blank in lines if not is_blank] == [
+            (1, b'{"a":1}'),
+            (1_200_002, b'{"a":2}'),
+            (1_200_005, b'{"a":3}'),
+        ]
+        assert len(lines) < 30
+        assert extract(body) == [{"a": 1}, {"a": 2}, {"a": 3}]
+
+    def test_given_blank_lines_before_what_is_no_event_when_extracted_then_they_are_counted(
+        self,
+    ) -> None:
+        with pytest.raises(AirbyteTracedException, match=f"line 1000002 of member {MEMBER}"):
+            extract_lines(b'{"a":1}\n' + b"\n" * 10**6 + b"no event\n")
+
+    @pytest.mark.parametrize("extractor", [ExportArchiveExtractor, delivery.BatchingExtractor])
+    @pytest.mark.parametrize("members", [1, 10])
+    def test_given_members_that_inflate_beyond_measure_when_extracted_then_they_are_damage(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        extractor: type[ExportArchiveExtractor],
+        members: int,
+    ) -> None:
+        monkeypatch.setattr(components, "_INFLATED_BYTES", 900_000)
+        monkeypatch.setattr(components, "_INFLATED_TIMES", 100)
+        monkeypatch.setattr(delivery, "ROOM", delivery.Room(10**9))
+        blank = b"\n" * (1_000_000 // members)
+        body = archive({f"{MEMBER}{number}": blank for number in range(members)})
+        said = "can't be unpacked .the archive would inflate to more than 900,000 bytes"
+        with pytest.raises(RequestWindowSplitRequiredException, match=said):
+            extract(body, extractor)
+        url = "https://amplitude.com/api/2/export?start=20240101T07&end=20240101T07"
+        with pytest.raises(DefaultBackoffException, match=said):
+            ExportErrorHandler(parameters={}, config={}).interpret_response(response(body, url=url))
+        monkeypatch.setattr(components, "_INFLATED_TIMES", 100_000)
+        assert extract(body, extractor) == []
+
+    def test_given_a_zip_that_itself_inflates_beyond_measure_then_it_is_not_inflated(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(components, "_INFLATED_BYTES", 900_000)
+        monkeypatch.setattr(components, "_INFLATED_TIMES", 100)
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as zipped:
+            zipped.writestr(MEMBER, gzip.compress(b"", mtime=0) * 50_000)
+        body = packed.getvalue()
+        monkeypatch.setattr(zipfile.ZipFile, "open", None)  # what reads a member
+        with pytest.raises(DefaultBackoffException, match="would inflate to more than 900,000"):
+            ExportErrorHandler(parameters={}, config={}).interpret_response(response(body))
+
     @pytest.mark.parametrize("name", ["/etc/passwd", "../../outside.gz", "C:\\x.gz"])
     def test_given_an_unusual_name_when_extracted_then_nothing_is_written_anywhere(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -349,21 +413,28 @@ class TestExportErrorHandler:
     handler = ExportErrorHandler(parameters={}, config={})
 
     @pytest.mark.parametrize(
-        ("body", "begins"),
+        ("body", "kind"),
         [
-            (b"", "b''"),
-            (b"<html>try again</html>", "b'<html>try again</html>'"),
-            (b'{"error": {"http_code": 429, "message": "Too Many Requests"}}', """b'{"error": {"""),
-            (archive({MEMBER: b"{}\n" * 99})[:-30], "b'PK"),
+            (b"", ""),
+            (b"<html>try again</html>", "a page"),
+            (b'{"error": {"http_code": 429, "message": "Too Many Requests"}}', "JSON"),
+            (b'{"user_id": "jane", "server_upload_time": "2024-01-01 07:00:00.000000"}\n', "JSON"),
+            (archive({MEMBER: b"{}\n" * 99})[:-30], "a zip"),
+            (gzip.compress(b'{"user_id": "jane"}', mtime=0), "a gzip"),
+            (b"Please wait", "a text"),
+            (b"\0\1", "binary data"),
         ],
-        ids=["empty", "page", "rate message", "cut-off"],
+        ids=["empty", "page", "rate message", "event", "cut-off", "gzip", "text", "binary"],
     )
     def test_given_a_body_that_is_no_archive_then_it_is_asked_for_again(
-        self, body: bytes, begins: str
+        self, body: bytes, kind: str
     ) -> None:
         with pytest.raises(DefaultBackoffException) as failure:
             self.handler.interpret_response(response(body))
-        assert f"it begins with {begins}" in str(failure.value)
+        said = described(body, kind) if body else "an empty body"
+        assert str(failure.value).endswith(
+            f"is no intact zip archive: File is not a zip file; it is {said}."
+        )
         assert failure.value.failure_type is FailureType.transient_error
         assert failure.value.response is None, "the CDK would log its body"
 
@@ -395,7 +466,7 @@ class TestExportErrorHandler:
     @pytest.mark.parametrize(
         ("field", "value", "reason"),
         [
-            (6, 1, f"File '{MEMBER}' is encrypted, password required for extraction"),
+            (6, 1, "File ... is encrypted, password required for extraction"),
             (8, 99, "That compression method is not supported"),
         ],
         ids=["encrypted", "method"],
@@ -409,11 +480,59 @@ class TestExportErrorHandler:
         with pytest.raises(DefaultBackoffException, match=f"no intact zip archive: {reason}"):
             self.handler.interpret_response(response(bytes(body)))
 
+    def test_given_a_member_with_a_name_of_its_own_then_the_name_is_in_no_message(self) -> None:
+        name = "jane@example.com"
+        packed = archive({name: b"{}\n"})
+        url = "https://amplitude.com/api/2/export?start=20240101T07&end=20240101T07"
+        header = packed.index(b"PK\3\4") + 30
+        renamed = packed[:header] + b"joan" + packed[header + 4 :]
+        no_gzip = io.BytesIO()
+        with zipfile.ZipFile(no_gzip, "w") as zipped:
+            zipped.writestr(name, b"@@ jane")
+        for body in (renamed, no_gzip.getvalue()):
+            with pytest.raises(DefaultBackoffException) as failure:
+                self.handler.interpret_response(response(body, url=url))
+            assert "jane" not in str(failure.value)
+            assert "@@" not in str(failure.value)
+            assert failure.value.__suppress_context__ or failure.value.__context__ is None
+        answer = response(archive({name: b"no event"}))
+        self.handler.interpret_response(answer)
+        with pytest.raises(AirbyteTracedException, match="member with a name of 16 characters of"):
+            list(ExportArchiveExtractor(FIELDS, "server_upload_time").extract_records(answer))
+
+    @pytest.mark.parametrize("handler_class", [ExportErrorHandler, AmplitudeErrorHandler])
+    def test_given_what_is_no_http_then_it_is_not_quoted(
+        self, handler_class: type[AmplitudeErrorHandler]
+    ) -> None:
+        request = response(b"").request
+        cause = ProtocolError("Connection aborted.", BadStatusLine('{"user_id": "jane"}'))
+        error = requests.ConnectionError(cause, request=request)
+        handler = handler_class(parameters={}, config={})
+        try:
+            said = handler.interpret_response(error).error_message or ""
+        except DefaultBackoffException as failure:
+            said = str(failure)
+        assert "('Connection aborted.', BadStatusLine)" in said
+
     def test_given_a_flipped_byte_then_it_is_asked_for_again(self) -> None:
         body = bytearray(archive({MEMBER: b"{}\n"}))
         body[len(MEMBER) + 45] ^= 1
         with pytest.raises(DefaultBackoffException, match="the checksum of"):
             self.handler.interpret_response(response(bytes(body)))
+
+    @pytest.mark.parametrize("is_flipped", [True, False], ids=["checksum", "gzip"])
+    def test_given_a_member_of_a_strange_name_then_it_is_not_quoted(self, is_flipped: bool) -> None:
+        strange = "a\nb\x1b[31m\u202e" + "x" * 300
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as zipped:
+            zipped.writestr(strange, b"not a gzip")
+        body = bytearray(packed.getvalue())
+        body[body.index(b"not a gzip")] ^= is_flipped
+        url = "https://amplitude.com/api/2/export?start=20240101T07&end=20240101T07"
+        with pytest.raises(DefaultBackoffException) as failure:
+            self.handler.interpret_response(response(bytes(body), url=url))
+        assert "ember with a name of 309 characters " in str(failure.value)
+        assert "xx" not in str(failure.value)
 
     def test_given_a_folder_that_can_not_be_written_then_the_error_names_tmpdir(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -460,7 +579,7 @@ class TestExportErrorHandler:
     @pytest.mark.parametrize(
         ("body", "said"),
         [
-            (b"<html><body>Not found here</body></html>",) * 2,
+            (NOT_FOUND, described(NOT_FOUND, "a page").encode()),
             (b'{"error": {"message": "Not found here"}}', b"Not found here"),
             (
                 b'{"error": {"message": "Unknown", "metadata": {"details": "No files."}}}',
@@ -468,9 +587,9 @@ class TestExportErrorHandler:
             ),
             (b'{"error": {"metadata": {"details": ["Raw data files were not found."]}}}', b""),
             (b'"Raw data files were not found."', b""),
-            (b"Raw data files were not found. Try again.",) * 2,
-            (b"The raw data file was not found here, nor were events.",) * 2,
-            (b"404 page not found",) * 2,
+            (b"Raw data files were not found. Try again.", b"a text of 41 bytes"),
+            (b"The raw data file was not found here, nor were events.", b"a text of 54 bytes"),
+            (b"404 page not found", b"a text of 18 bytes"),
             (b"null", b""),
             (b"", b"an empty body"),
         ],
@@ -483,10 +602,16 @@ class TestExportErrorHandler:
         assert f"(HTTP 404: {said.decode()}" in str(failure.value)
         assert failure.value.failure_type is FailureType.transient_error
 
-    def test_given_a_refusal_then_it_is_left_to_the_next_handler(self) -> None:
-        resolution = self.handler.interpret_response(response(b"Invalid API Key", 403))
+    def test_given_a_code_for_too_much_then_it_is_left_to_the_next_handler(self) -> None:
+        handler = ExportErrorHandler(parameters={}, config={}, too_much=[413])
+        resolution = handler.interpret_response(response(b"Too large", 413))
         assert resolution.response_action is ResponseAction.FAIL
         assert resolution.error_message is None
+
+    def test_given_a_refusal_then_it_is_raised(self) -> None:
+        said = b'{"error": {"message": "Invalid API Key"}}'
+        with pytest.raises(AirbyteTracedException, match=r"HTTP 403 \(Invalid API Key\)"):
+            self.handler.interpret_response(response(said, 403))
 
     @pytest.mark.parametrize("status", [200, 403, 404])
     def test_given_a_redirect_to_a_page_then_it_is_asked_for_again(self, status: int) -> None:
@@ -494,9 +619,9 @@ class TestExportErrorHandler:
             self.handler.interpret_response(redirected(response(b"Please sign in", status)))
         assert str(failure.value) == (
             f"The answer to the export of 20240101T07 to 20240101T08 (HTTP {status}) is no intact "
-            "zip archive: File is not a zip file; it begins with b'Please sign in'. It came from "
-            "login.example, to which the export was redirected (HTTP 302): look for a proxy or a "
-            "sign-in page between this machine and Amplitude, then try again."
+            "zip archive: File is not a zip file; it is a text of 14 bytes with the checksum "
+            "95467e21. It came from login.example, to which the export was redirected (HTTP 302): "
+            "look for a proxy or a sign-in page between this machine and Amplitude, then try again."
         )
         assert failure.value.failure_type is FailureType.transient_error
         assert failure.value.response is None, "the CDK would log its body"
@@ -708,12 +833,13 @@ class TestAmplitudeErrorHandler:
             (b'{"error":{"http_code":403,"metadata":{"details":"B"}}}', " (B)"),
             (b'{"error":"plain"}', " (plain)"),
             (b'{"statusCode":400,"message":"plain"}', " (plain)"),
-            (b'{"error":{"http_code":400}}', ' ({"error":{"http_code":400}})'),
+            (b'{"error":{"http_code":400}}', " (JSON of 27 bytes with the checksum 0d19e7c4)"),
             (b'{"success":false,"errors":[{"message":"A"},{"message":"B"}]}', " (A)"),
             (b'{"errors":["A"]}', " (A)"),
-            (b'{"errors":[]}', ' ({"errors":[]})'),
-            (b'["errors"]', ' (["errors"])'),
-            (b"<p>\n  Bad gateway </p>", " (<p> Bad gateway </p>)"),
+            (b'{"errors":[]}', " (JSON of 13 bytes with the checksum 317cc35c)"),
+            (EVENT_LIKE, f" ({described(EVENT_LIKE, 'JSON')})"),
+            (b'["errors"]', " (JSON of 10 bytes with the checksum 95e44910)"),
+            (b"<p>\n  Bad gateway </p>", " (a page of 22 bytes with the checksum f884223f)"),
             (b"", " (an empty body)"),
         ],
     )
@@ -726,7 +852,7 @@ class TestAmplitudeErrorHandler:
     @pytest.mark.parametrize(
         ("body", "said"),
         [
-            (b"<html>Please wait</html>", "<html>Please wait</html>"),
+            (b"<html>Please wait</html>", "a page of 24 bytes with the checksum 451ccc85"),
             (b"", "an empty body"),
             (b'{"error":{"metadata":{"details":"Too busy"}}}', "Too busy"),
         ],
@@ -773,11 +899,13 @@ class TestAmplitudeErrorHandler:
             with pytest.raises(DefaultBackoffException):
                 handler.interpret_response(answer)
 
-    def test_given_a_stream_that_is_refused_then_what_it_says_is_shown_all_the_same(self) -> None:
+    def test_given_a_stream_that_is_refused_then_what_it_is_is_said_all_the_same(self) -> None:
         handler = AmplitudeErrorHandler(parameters={}, config={}, is_streamed=True)
         with pytest.raises(AirbyteTracedException) as failure:
             handler.interpret_response(response(b"No such table", status=400))
-        assert str(failure.value.message).startswith("Amplitude answered HTTP 400 (No such table).")
+        assert str(failure.value.message).startswith(
+            "Amplitude answered HTTP 400 (a text of 13 bytes "
+        )
 
     def test_given_several_days_of_which_one_is_before_the_history_then_it_is_refused(self) -> None:
         """Its last days may be there: they must not be taken for empty ones."""
@@ -1025,18 +1153,18 @@ class TestDashboardSeries:
     def test_given_no_group_when_extracted_then_labels_are_not_looked_at(
         self, labels: dict[str, Any]
     ) -> None:
-        data = {"xValues": self.DAYS, "series": [[61.5, 0]], **labels}
+        data = {"xValues": self.DAYS, "series": [[61, 0]], **labels}
         first, second = self.DAYS
         assert self.extract(data) == [
-            {"date": first, "value": 61.5},
+            {"date": first, "value": 61},
             {"date": second, "value": 0},
         ]
         assert self.extract(data, label_field="segment") == [
-            {"date": first, "segment": "(all)", "value": 61.5},
+            {"date": first, "segment": "(all)", "value": 61},
             {"date": second, "segment": "(all)", "value": 0},
         ]
         assert self.extract(data, labelled=True) == [
-            {"date": first, "value": {"0": 61.5}},
+            {"date": first, "value": {"0": 61}},
             {"date": second, "value": {"0": 0}},
         ]
 
@@ -1265,6 +1393,9 @@ class TestDashboardSeries:
             ([[5, True]], "value 2 of series 1 is a boolean"),
             ([[5, float("nan")]], "value 2 of series 1 is null"),
             ([[{"value": 5}, 6]], "value 1 of series 1 is an object"),
+            ([[5, 99.5]], "a value of series 1 is not 0, 1, 2 or so on, as a count should be"),
+            ([[-1, 5]], "a value of series 1 is not 0, 1, 2 or so on, as a count should be"),
+            ([[1e300, 5]], "a value of series 1 is not 0, 1, 2 or so on, as a count should be"),
             ([[5, 6], [7, 8]], "2 series, two of which have the same label"),
             ([[5, 6], [None, None]], "2 series, two of which have the same label"),
         ],
@@ -1275,6 +1406,14 @@ class TestDashboardSeries:
     ) -> None:
         data = {"xValues": self.DAYS, "series": series}
         self.assert_fails({k: v for k, v in data.items() if v is not ...}, found)
+
+    def test_given_counts_as_floats_when_extracted_then_they_are_whole_numbers(self) -> None:
+        found = self.extract({"xValues": self.DAYS, "series": [[99.0, 0.0]]})
+        assert [(type(r["value"]), r["value"]) for r in found] == [(int, 99), (int, 0)]
+
+    def test_given_averages_when_extracted_then_they_come_as_they_are(self) -> None:
+        found = self.extract({"xValues": self.DAYS, "series": [[99.5, 0]]}, averages=True)
+        assert [r["value"] for r in found] == [99.5, 0]
 
     @pytest.mark.parametrize("xs", [{}, {"xValues": None}, {"xValues": []}], ids=str)
     def test_given_numbers_without_days_when_extracted_then_it_fails(
@@ -1287,7 +1426,7 @@ class TestDashboardSeries:
         self.assert_fails(data, "data.series is missing where a list should be")
 
 
-def retained(*counts: int) -> list[dict[str, Any]]:
+def retained(*counts: float) -> list[dict[str, Any]]:
     """Cells as recorded: the size, day 0, day 1 and so on, the last two being unfinished."""
     last = len(counts) - 2
     ids = {"retainedSetId": None, "dropoffSetId": None}
@@ -1365,9 +1504,40 @@ class TestCohorts:
             for number, users, size in ((0, 5, 9), (2, 4, None))
         ]
 
+    @pytest.mark.parametrize("query", ["", "&rm=rolling"])
+    def test_given_a_cohort_when_extracted_then_it_has_a_cell_for_each_day_of_the_window(
+        self, query: str
+    ) -> None:
+        """Of a day that has begun somewhere else only, there may be none."""
+        with freezegun.freeze_time("2024-01-02T12:00:00Z"):
+            found = self.retention({"Jan 1": retained(9, 8)}, query)
+            with pytest.raises(AirbyteTracedException) as failure:
+                self.retention({"Dec 31": retained(9, 8)}, query)
+            revenue = self.revenue({"Dec 31": {"r1d": 1, "r2d": 2}})
+        assert [record["users"] for record in found] == [8]
+        assert "the cohort of Dec 31 has 2 cells" in told(failure)
+        assert [record["revenue"] for record in revenue] == [1, 2]
+
+    def test_given_brackets_that_have_not_begun_when_extracted_then_no_cell_is_missed(self) -> None:
+        found = self.retention({"Dec 31": retained(9, 8)}, "&rb=[[0,1],[1,7]]")
+        assert [record["users"] for record in found] == [8]
+
+    def test_given_nothing_but_nulls_and_no_users_when_extracted_then_there_are_no_records(
+        self,
+    ) -> None:
+        assert self.retention({"Jan 2": [{"count": 0}, {"count": None}]}) == []
+        assert self.revenue({"Jan 2": {"count": 0, "r1d": None}}) == []
+
+    def test_given_counts_as_floats_when_extracted_then_they_are_whole_numbers(self) -> None:
+        [cell] = self.retention({"Jan 2": [{"count": 9.0}, {"count": 8.0, "outof": 9.0}]})
+        [cash] = self.revenue({"Jan 2": {"r1d": -2.5, "count": 9.0, "paid": 1.0}})
+        counts = cell["users"], cell["cohort_size"], cash["users"], cash["paying_users"]
+        assert [(type(count), count) for count in counts] == [(int, n) for n in (8, 9, 9, 1)]
+        assert cash["revenue"] == -2.5
+
     @pytest.mark.parametrize("name", ["Jan 1", "Jan 01", "Jan 01, 2024", "2024-01-01"])
     def test_given_a_date_in_any_form_when_extracted_then_it_is_that_day(self, name: str) -> None:
-        found = [*self.retention({name: retained(9, 8)}), *self.revenue({name: earned(5)})]
+        found = [*self.retention({name: retained(9, 8, 7)}), *self.revenue({name: earned(5)})]
         assert {record["cohort_date"] for record in found} == {"2024-01-01"}
 
     @pytest.mark.parametrize("extractor", [RetentionExtractor, LifetimeValueExtractor])
@@ -1409,10 +1579,43 @@ class TestCohorts:
             ("retention", {"r1d": 5}, "the cohort of Jan 1 is an object where a list should be"),
             ("retention", [], "the cohort of Jan 1 has 0 cells"),
             ("retention", retained(9), "the cohort of Jan 1 has 1 cells"),
-            ("retention", [{}, 5], "cell 1 of the cohort of Jan 1 is a number"),
-            ("retention", [{}, {"count": "1"}], "count of the cohort of Jan 1 is a text"),
-            ("retention", [{}, {"count": True}], "count of the cohort of Jan 1 is a boolean"),
-            ("retention", [{}, {"outof": []}], "outof of the cohort of Jan 1 is an empty list"),
+            ("retention", retained(9, 9), "the cohort of Jan 1 has 2 cells"),
+            ("retention", [{}, 5, {}], "cell 1 of the cohort of Jan 1 is a number"),
+            ("retention", [{}, [], {}], "cell 1 of the cohort of Jan 1 is an empty list"),
+            ("retention", [*retained(9, 9), {}], "cell 2 of the cohort of Jan 1 is without count"),
+            (
+                "retention",
+                [*retained(9, 9), {"outof": 9}],
+                "cell 2 of the cohort of Jan 1 is without count",
+            ),
+            ("retention", [{}, {"count": "1"}, {}], "count of the cohort of Jan 1 is a text"),
+            ("retention", [{}, {"count": True}, {}], "count of the cohort of Jan 1 is a boolean"),
+            (
+                "retention",
+                [{}, {"count": 1, "outof": []}, {}],
+                "outof of the cohort of Jan 1 is an empty list",
+            ),
+            (
+                "retention",
+                retained(9, 99.5, 9),
+                "count of the cohort of Jan 1 is not 0, 1, 2 or so on, as a count should be",
+            ),
+            (
+                "retention",
+                [{"count": 9}, {"count": None}, {"count": None}],
+                "the cohort of Jan 1 has users, but null in all cells",
+            ),
+            ("revenue/ltv", {"count": 3, "r1d": 5}, "the cohort of Jan 1 has no r2d"),
+            (
+                "revenue/ltv",
+                {"count": 3, "r1d": None, "r2d": None},
+                "the cohort of Jan 1 has users, but null on all days",
+            ),
+            (
+                "revenue/ltv",
+                earned(1, count=-3),
+                "count of the cohort of Jan 1 is not 0, 1, 2 or so on, as a count should be",
+            ),
             ("revenue/ltv", None, "the cohort of Jan 1 has no r1d"),
             ("revenue/ltv", [5], "the cohort of Jan 1 has no r1d"),
             ("revenue/ltv", {"count": 3, "r1": 5}, "the cohort of Jan 1 has no r1d"),
@@ -1464,7 +1667,7 @@ class TestList:
         self, element: dict[str, Any]
     ) -> None:
         body = json.dumps({"data": [{"value": ""}, element]}).encode()
-        extractor = ListExtractor(parameters={"needed": "value"})
+        extractor = ListExtractor(parameters={"primary_key": "value"})
         with pytest.raises(AirbyteTracedException) as failure:
             extractor.extract_records(response(body, url="https://amplitude.com/api/2/events/list"))
         assert told(failure) == unreadable("/api/2/events/list", "element 2 has no value")
@@ -1574,6 +1777,11 @@ class TestCsvRows:
     ROWS = b"SKU,Text\r\n" + b"".join(b"%d,%s\r\n" % (n, b"x" * 90) for n in range(1, 3001))
 
     @staticmethod
+    def rows(answer: requests.Response) -> Iterator[Any]:
+        """Those below the headings, which are a row for the filter."""
+        return islice(CsvRowsExtractor().extract_records(answer), 1, None)
+
+    @staticmethod
     @contextmanager
     def served(*parts: bytes) -> Iterator[requests.Response]:
         """The answer of a server that sends all of ``parts`` and hangs up."""
@@ -1603,7 +1811,7 @@ class TestCsvRows:
 
     def test_given_a_length_when_extracted_then_all_rows_come_and_then_the_end(self) -> None:
         with self.served(self.head(f"Content-Length: {len(self.ROWS)}"), self.ROWS) as answer:
-            rows = list(CsvRowsExtractor().extract_records(answer))
+            rows = list(self.rows(answer))
         assert [row["row_number"] for row in rows] == list(range(1, 3001))
         assert rows[-1]["row"] == {"SKU": "3000", "Text": "x" * 90}
 
@@ -1614,7 +1822,7 @@ class TestCsvRows:
         fields = ["Transfer-Encoding: chunked", *["Content-Encoding: gzip"] * is_zipped]
         body = self.chunked(gzip.compress(self.ROWS) if is_zipped else self.ROWS)
         with self.served(self.head(*fields), body + b"0\r\n\r\n") as answer:
-            rows = list(CsvRowsExtractor().extract_records(answer))
+            rows = list(self.rows(answer))
         assert [row["row"]["SKU"] for row in rows] == [str(n) for n in range(1, 3001)]
 
     @pytest.mark.parametrize("is_zipped", [False, True])
@@ -1626,7 +1834,7 @@ class TestCsvRows:
         fields = [f"Content-Length: {len(body)}", *["Content-Encoding: gzip"] * is_zipped]
         with self.served(self.head(*fields), body) as answer:
             assert answer.content == self.ROWS
-            rows = list(CsvRowsExtractor().extract_records(answer))
+            rows = list(self.rows(answer))
         assert [row["row"]["SKU"] for row in rows] == [str(n) for n in range(1, 3001)]
 
     @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -1638,7 +1846,7 @@ class TestCsvRows:
         chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
         head = self.head("Transfer-Encoding: chunked")
         with self.served(head, chunks + b"0\r\n\r\n") as answer:
-            rows = [row["row"] for row in CsvRowsExtractor().extract_records(answer)]
+            rows = [row["row"] for row in list(self.rows(answer))]
         assert rows == [{"SKU": "1", "Text": 'ä\r\n\n😀 "x"'}, {"SKU": "2", "Text": "ü"}]
 
     @pytest.mark.parametrize("framing", ["Content-Length: 300000", "Transfer-Encoding: chunked"])
@@ -1652,7 +1860,7 @@ class TestCsvRows:
             self.served(self.head(framing), body) as answer,
             pytest.raises(AirbyteTracedException) as failure,
         ):
-            rows.extend(CsvRowsExtractor().extract_records(answer))
+            rows.extend(self.rows(answer))
         assert 0 < len(rows) < 3000
         assert re.fullmatch(
             rf"The connection broke after row {len(rows)} of /api/3/lookup_table/a/csv \(\w+\)\. "
@@ -1666,8 +1874,77 @@ class TestCsvRows:
     ) -> None:
         """A table may have 100 MB."""
         with self.served(self.head("Content-Length: 300000000"), self.ROWS) as answer:
-            first = next(iter(CsvRowsExtractor().extract_records(answer)))
+            first = next(self.rows(answer))
         assert first == {"row_number": 1, "row": {"SKU": "1", "Text": "x" * 90}}
+
+
+class _Endless(io.RawIOBase):
+    """A body that begins with ``first`` and goes on with ``rest`` for ever."""
+
+    def __init__(self, first: bytes, rest: bytes) -> None:
+        self._next, self._rest, self.served = first, rest, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        part, self._next = self._next, self._rest * (size // len(self._rest))
+        self.served += len(part)
+        return part
+
+    read1 = read
+
+
+class TestLongRows:
+    """Of both kinds of CSVs: tables as they arrive, members out of a file."""
+
+    URL = "https://amplitude.com/api/3/lookup_table/a/csv"
+    EXTRACTORS = (CsvRowsExtractor, CohortMembersExtractor)
+    HEADINGS = b"amplitude_id,user_id,bio\n"
+
+    @staticmethod
+    def is_row(record: dict[str, Any]) -> bool:
+        return record.get("row_number") != 0  # the headings of a table
+
+    def extract(self, extractor: Any, answer: requests.Response) -> list[Any]:
+        return [row for row in extractor().extract_records(answer) if self.is_row(row)]
+
+    @pytest.mark.parametrize("extractor", EXTRACTORS)
+    @pytest.mark.parametrize("text", ["x" * 131_073, "ä\n" * 3_000_000], ids=["line", "lines"])
+    def test_given_a_cell_that_is_longer_than_csv_allows_when_extracted_then_it_is_whole(
+        self, extractor: Any, text: str
+    ) -> None:
+        body = self.HEADINGS + f'1,a,"{text}"\n2,b,c\n'.encode()
+        found = self.extract(extractor, response(body, url=self.URL))
+        cells = [row.get("row", row.get("properties"))["bio"] for row in found]
+        assert cells == [text, "c"]
+
+    @pytest.mark.parametrize("extractor", EXTRACTORS)
+    def test_given_a_nul_when_extracted_then_it_stays(self, extractor: Any) -> None:
+        body = self.HEADINGS + b'1,a\0b,"c\0\n\0"\n2,"d",e\n'
+        found = self.extract(extractor, response(body, url=self.URL))
+        cells = [row.get("row", row) for row in found]
+        bios = [row.get("row", row.get("properties"))["bio"] for row in found]
+        assert [cell["user_id"] for cell in cells] == ["a\0b", "d"]
+        assert bios == ["c\0\n\0", "e"]
+
+    @pytest.mark.parametrize("extractor", EXTRACTORS)
+    @pytest.mark.parametrize("rest", [b"x", b"xxx\n"], ids=["line", "lines"])
+    def test_given_a_row_without_an_end_when_extracted_then_it_is_refused_while_it_is_read(
+        self, extractor: Any, rest: bytes
+    ) -> None:
+        answer = response(b"", url=self.URL)
+        endless = _Endless(self.HEADINGS + b'1,a,b\n2,b,"', rest)
+        answer.raw = endless
+        found: list[Any] = []
+        with pytest.raises(AirbyteTracedException) as failure:
+            found.extend(row for row in extractor().extract_records(answer) if self.is_row(row))
+        assert failure.value.message == (
+            "What follows row 1 of /api/3/lookup_table/a/csv is a row of more than 16,777,216 "
+            "characters."
+        )
+        assert len(found) == 1
+        assert endless.served < 18_000_000
 
 
 class TestAnnotationTimes:

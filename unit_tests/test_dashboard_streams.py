@@ -27,6 +27,7 @@ from unit_tests.helpers import (
     read_stream,
     records,
     refusal,
+    without_beginning,
 )
 
 START = "2024-01-01T00:00:00Z"
@@ -770,7 +771,7 @@ class TestContradictions:
         assert first_error(output) == unreadable("users", WHOLE, found)
         states = [m.state.stream for m in output.state_messages if m.state and m.state.stream]
         assert [
-            vars(each.stream_state)
+            without_beginning(vars(each.stream_state))
             for each in states
             if each.stream_state and each.stream_descriptor.name == "active_users"
         ][-1] == {"date": "2023-12-31"}
@@ -780,7 +781,7 @@ class TestContradictions:
     ) -> None:
         data = {
             "xValues": ["2024-01-02", "Jan 3, 2024"],
-            "series": [[41871, 0], [3.25, 59303]],
+            "series": [[41871, 0], [3, 59303]],
             "seriesLabels": ["ann@example.com", "ann@example.com"],
             "seriesMeta": [{"segmentIndex": 0, "ben@example.com": 77177}] * 2,
         }
@@ -802,10 +803,9 @@ class TestContradictions:
             "guessing: 2 series, two of which have the same label. Nothing of it was stored. Try "
             "again later; if it stays like this, report it to the connector's maintainers. Shape "
             "of the answer, without its values: {timeComputed: integer, data: {xValues: [1 * date "
-            "0000-00-00, 1 * date Mon 0, 0000], series: [1 * [2 * integer], 1 * [1 * number, 1 * "
-            "integer]], seriesLabels: [2 * text], seriesMeta: [2 * {segmentIndex, text(15): "
-            "integer}]}, wasCached: boolean, queryIds: [1 * text], backend: text(6), throttleTime: "
-            "null}"
+            "0000-00-00, 1 * date Mon 0, 0000], series: [2 * [2 * integer]], seriesLabels: [2 * "
+            "text], seriesMeta: [2 * {segmentIndex, text(15): integer}]}, wasCached: boolean, "
+            "queryIds: [1 * text], backend: text(6), throttleTime: null}"
         )
         for value in ("ann@", "ben@", "41871", "59303", "77177", "1704283200123", "q7", "nova"):
             assert value not in f"{output.errors}", value
@@ -1742,17 +1742,13 @@ class TestRevenueLtv:
         assert max(query["end"][0] for query in asked) == "20240103"
 
     def test_given_restated_revenue_when_read_again_then_it_arrives(self) -> None:
-        money = {"count": 1, "paid": 1, "total_amount": 5}
         with HttpMocker() as http:
-            get(
-                http,
-                "revenue/ltv",
-                self.LTV,
-                *(cohorts({"2024-01-01": {"r1d": r, **money}}) for r in (4, 5)),
-            )
+            sent = (recorded_cohorts({"Jan 01": money(1, 1, 5, r)}) for r in (4, 5))
+            get(http, "revenue/ltv", self.LTV, *sent)
             first = read_stream("revenue_ltv", config())
             second = read_stream("revenue_ltv", config(), final_state(first))
-        assert [r["revenue"] for r in records(first) + records(second)] == [4, 5]
+        found = [r["revenue"] for r in records(first) + records(second) if r["day_number"] == 1]
+        assert found == [4, 5]
 
     @pytest.mark.parametrize(
         ("start", "now", "named", "expected"),
@@ -1777,11 +1773,12 @@ class TestRevenueLtv:
     ) -> None:
         standing_clock.move_to(f"{now}T12:00:00Z")
         params = {**window(start, now), "m": "2", "i": "1"}
-        values = {name: {"r1d": n} for n, name in enumerate(named)}
+        values = {name: money(9, 1, 5, n) for n, name in enumerate(named)}
         with HttpMocker() as http:
             get(http, "revenue/ltv", params, cohorts(values))
             output = read_stream("revenue_ltv", config(start_date=f"{start}T00:00:00Z"))
-        assert [(r["cohort_date"], r["revenue"]) for r in records(output)] == [
+        firsts = [r for r in records(output) if r["day_number"] == 1]
+        assert [(r["cohort_date"], r["revenue"]) for r in firsts] == [
             (day, n) for n, day in enumerate(expected)
         ]
 

@@ -43,6 +43,7 @@ from unit_tests.installed import (
     RUNNER_OPTIONS,
     SOURCE_DECLARATIVE_MANIFEST,
     Connector,
+    at_moment,
 )
 from unit_tests.test_manifest import nodes
 
@@ -150,15 +151,19 @@ class ManifestServer:
 def manifest_server(sandbox: Sandbox) -> Iterator[ManifestServer]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen(
+    command, variables = at_moment(
+        sandbox.clock(),
         [str(BIN / "manifest-server"), "start", "--host", "127.0.0.1", "--port", str(port)],
-        env={**os.environ, **sandbox.env, **RUNNER_ENV},
+    )
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **sandbox.env, **RUNNER_ENV, **variables},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
         server = ManifestServer(f"http://127.0.0.1:{port}", sandbox)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while not server.is_up():
             assert process.poll() is None, "manifest-server has ended"
             assert time.monotonic() < until, "manifest-server does not answer"
@@ -288,9 +293,11 @@ class TestBuilderCommandLine:
         for name, content in files.items():
             (folder / f"{name}.json").write_text(json.dumps(content))
         options = [o for name in files for o in (f"--{name}", str(folder / f"{name}.json"))]
+        main = [sys.executable, "-m", "airbyte_cdk.connector_builder.main", "read", *options]
+        started, variables = at_moment(sandbox.clock(), main)
         done = subprocess.run(
-            [sys.executable, "-m", "airbyte_cdk.connector_builder.main", "read", *options],
-            env={**os.environ, **sandbox.env, **RUNNER_ENV},
+            started,
+            env={**os.environ, **sandbox.env, **RUNNER_ENV, **variables},
             cwd=folder,
             text=True,
             capture_output=True,

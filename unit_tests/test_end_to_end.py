@@ -1,22 +1,28 @@
 """The installed command against the sandbox: everything arrives, and what fails says what to do."""
 
 import json
+import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import requests_mock
 from airbyte_cdk.models import FailureType
 from airbyte_cdk.test.entrypoint_wrapper import EntrypointOutput
 from airbyte_cdk.test.models.outcome import ExpectedOutcome
+from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 
 from sandbox import Fault, Project, Sandbox
 from sandbox.project import bucket
 from source_amplitude import components
-from unit_tests.helpers import final_state, first_error, read_stream, records
-from unit_tests.installed import WITHOUT_COSTS, Connector, discovered_streams
+from source_amplitude.run import _messages
+from unit_tests.helpers import config, final_state, first_error, read_stream, records
+from unit_tests.installed import WITHOUT_COSTS, Connector, configured, discovered_streams
 
 pytestmark = pytest.mark.usefixtures("within_an_hour")
 
@@ -32,7 +38,7 @@ def hour(moment: datetime) -> datetime:
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
+def sandbox(within_an_hour: None) -> Iterator[Sandbox]:
     with Sandbox(Project(events_per_hour=20, first_hour=hour(now()) - 30 * HOUR)) as running:
         yield running
 
@@ -453,7 +459,7 @@ class TestRead:
 
 
 @pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+def in_this_process(within_an_hour: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """A sandbox that this process is sent to, and that it asks without waiting for the budget."""
     moment = now()
     project = Project(events_per_hour=20, first_hour=hour(moment) - 45 * DAY)
@@ -756,3 +762,102 @@ def test_given_a_state_of_the_form_before_types_when_read_then_the_error_says_so
         "Config, catalog or state can't be read (SchemaValidationError: Schema validation failed)."
     )
     assert [line for line in run.output.splitlines() if not line.startswith('{"type":')] == []
+
+
+@pytest.mark.parametrize(
+    "locale", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
+)
+def test_given_a_locale_that_is_not_utf_8_when_read_then_files_and_output_are_all_the_same(
+    sandbox: Sandbox, tmp_path: Path, locale: dict[str, str]
+) -> None:
+    env = {**locale, "PYTHONCOERCECLOCALE": "0"}
+    connector = Connector(tmp_path, sandbox, env=env, project_name="Zürich 🎧")
+    options = connector.read_options("events_list")
+    for name in ("catalog", "config"):
+        path = tmp_path / f"{name}.json"
+        content = connector.config if name == "config" else json.loads(path.read_text())
+        path.write_text(f"\ufeff{json.dumps(content, ensure_ascii=False)}", encoding="utf-8")
+    options = [*options, "--config", str(tmp_path / "config.json")]
+    run = connector.run("read", *options)
+    assert run.exit_code == 0, run.output[-2000:]
+    assert {record["project_name"] for record in run.records("events_list")} == {"Zürich 🎧"}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is no JSON (Expecting value: line 1 column 1 (char 0))"),
+        (
+            b"\xff",
+            "it is no JSON ('utf-8' codec can't decode byte 0xff in position 0: invalid "
+            "start byte)",
+        ),
+        (b"null", "it is no JSON object"),
+        (b"[]", "it is no JSON object"),
+    ],
+)
+def test_given_a_file_that_is_no_config_when_checked_then_there_is_a_status(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    messages = [json.loads(line) for line in _messages(["check", "--config", str(path)])]
+    assert [m["connectionStatus"] for m in messages if m["type"] == "CONNECTION_STATUS"] == [
+        {"status": "FAILED", "message": f"The config can't be read: {reason}."}
+    ]
+
+
+def test_given_an_empty_config_when_checked_then_there_is_a_status(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text("\ufeff{}", encoding="utf-8")
+    messages = [json.loads(line) for line in _messages(["check", "--config", str(path)])]
+    [status] = [m["connectionStatus"] for m in messages if m["type"] == "CONNECTION_STATUS"]
+    assert status["status"] == "FAILED"
+
+
+def test_given_pipes_for_files_when_read_then_each_is_read_once(tmp_path: Path) -> None:
+    """As ``--config <(...)`` of a shell gives them; within them, the config is all that is used."""
+    opened = []
+    for name, content in (("config", config()), ("catalog", {"streams": []}), ("state", [])):
+        os.mkfifo(tmp_path / name)
+        opened += [f"--{name}", str(tmp_path / name)]
+        text = json.dumps(content)
+        threading.Thread(target=(tmp_path / name).write_text, args=(text,), daemon=True).start()
+    messages = [json.loads(line) for line in _messages(["read", *opened])]
+    assert [m for m in messages if m["type"] not in ("LOG", "STATE")] == []
+
+
+def test_given_a_key_of_one_letter_when_checked_then_words_keep_theirs(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    connector = Connector(tmp_path, sandbox)
+    settings = tmp_path / "short.json"
+    settings.write_text(json.dumps({**connector.config, "api_key": "e", "secret_key": "t"}))
+    run = connector.run("check", "--config", str(settings))
+    assert "****" not in run.connection_status()["message"]
+    assert "Copy both keys anew" in run.connection_status()["message"]
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("status", [429, 503])
+def test_given_an_endpoint_that_never_answers_when_read_then_stream_and_endpoint_are_named(
+    status: int, tmp_path: Path
+) -> None:
+    names = {"config": config(), "catalog": configured([*discovered_streams()])}
+    names["catalog"]["streams"] = [
+        each for each in names["catalog"]["streams"] if each["stream"]["name"] == "cohorts"
+    ]
+    options = []
+    for name, content in names.items():
+        (tmp_path / name).write_text(json.dumps(content))
+        options += [f"--{name}", str(tmp_path / name)]
+    errors: list[str] = []
+    with requests_mock.Mocker() as http, suppress(AirbyteTracedException):
+        http.get("https://amplitude.com/api/3/cohorts", status_code=status, text="Busy")
+        for line in _messages(["read", *options]):
+            if error := json.loads(line).get("trace", {}).get("error"):
+                errors.append(error["message"])
+    assert errors[0].startswith(
+        "The stream cohorts could not be read: /api/3/cohorts was asked as often as it may be. "
+        f"Amplitude answered HTTP {status} (Busy)."
+    )

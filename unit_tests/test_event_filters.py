@@ -26,7 +26,14 @@ from source_amplitude.components import (
 )
 from source_amplitude.delivery import ROOM, BatchingExtractor
 from source_amplitude.validation import refuse_invalid
-from unit_tests.helpers import API_KEY, SECRET_KEY, archive, config, json_lines
+from unit_tests.helpers import (
+    API_KEY,
+    SECRET_KEY,
+    archive,
+    config,
+    json_lines,
+    without_beginning,
+)
 from unit_tests.installed import Connector
 from unit_tests.test_batches import EMPTY, read, timed_events
 from unit_tests.test_components import FIELDS, MEMBER, response
@@ -196,6 +203,50 @@ class TestNames:
         event = hidden({"event_properties": properties, "user_properties": [properties]})
         found = filtered(event, **{f"{how}_properties": ["secret"]})
         assert ADA not in json.dumps(found)
+
+
+class TestBlanks:
+    def test_given_blanks_at_the_ends_of_names_then_both_forms_are_meant_and_the_log_says_so(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        names = {"drop_properties": ["email ", " b"], "without_event_types": ["Play\n"]}
+        event = {"event_type": "a", "email": 1, "email ": 2, "b": 3, " b": 4, "c": 5}
+        assert filtered(event, **names) == {"event_type": "a", "c": 5}
+        assert filtered({"event_type": "Play"}, **names) is None
+        assert filtered({"event_type": "Play\n"}, **names) is None
+        said = (
+            "Filter Events: blanks at the ends of names are taken off as well: ' b', 'Play\\n', "
+            "'email '."
+        )
+        assert {record.getMessage() for record in caplog.records} == {said}
+
+    def test_given_blanks_at_the_ends_of_names_then_only_what_is_unseen_without_them_is_named(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        found = EventFilter({"drop_properties": ["email ", "b "]})
+        assert found.passes({"event_type": "a", "email": 1})
+        found.log_unseen()
+        assert "no property 'b'. Check" in caplog.text
+        assert "no property 'email" not in caplog.text
+
+    @pytest.mark.parametrize("door", [package, two_files])
+    def test_given_a_name_that_is_refused_then_blanks_do_not_help(
+        self, door: Callable[[dict[str, Any]], None]
+    ) -> None:
+        assert "the column uuid is the primary key" in complaint(
+            config(drop_properties=["uuid "]), door
+        )
+
+    @pytest.mark.parametrize("edit", ["drop_properties", "hash_properties"])
+    @pytest.mark.parametrize("value", [{"email": 1}, {"b": 1}, [{"email": 1}], {"x": {"email": 1}}])
+    def test_given_what_is_edited_as_a_whole_then_names_within_it_are_not_missed(
+        self, edit: str, value: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        names = ["a", "a.email", "event_properties.a.x.email", "c.email"]
+        found = EventFilter({edit: names, "hash_salt": SALT})
+        assert found.passes({"event_type": "x", "event_properties": {"a": value}})
+        found.log_unseen()
+        assert "had no property 'c.email'. Check" in caplog.text
 
 
 class TestHash:
@@ -427,7 +478,10 @@ def records_of(printed: list[Any]) -> list[Any]:
 
 def states_of(printed: list[Any]) -> list[Any]:
     return [
-        (m["state"]["stream"]["stream_state"], m["state"]["sourceStats"]["recordCount"])
+        (
+            without_beginning(m["state"]["stream"]["stream_state"]),
+            m["state"]["sourceStats"]["recordCount"],
+        )
         for m in printed
         if m["type"] == "STATE"
     ]

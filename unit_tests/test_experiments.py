@@ -6,7 +6,9 @@ Requests are matched exactly, and states asserted literally; it is noon of 2024-
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,11 +16,15 @@ from typing import Any, ClassVar
 import pytest
 from airbyte_cdk.logger import AirbyteLogFormatter
 from airbyte_cdk.models import FailureType, SyncMode
+from airbyte_cdk.sources.declarative.concurrent_declarative_source import (
+    ConcurrentDeclarativeSource,
+)
 from airbyte_cdk.test.catalog_builder import CatalogBuilder
 from airbyte_cdk.test.entrypoint_wrapper import EntrypointOutput, read
 from airbyte_cdk.test.mock_http import HttpMocker, HttpRequest, HttpResponse
 from airbyte_cdk.test.models.outcome import ExpectedOutcome
 from airbyte_cdk.utils.airbyte_secrets_utils import filter_secrets
+from airbyte_cdk.utils.traced_exception import AirbyteTracedException
 
 from sandbox import Fault, Project, Sandbox, experiments
 from source_amplitude import SourceAmplitude
@@ -38,7 +44,7 @@ from unit_tests.helpers import (
 )
 from unit_tests.installed import Connector, configured, discovered_streams, forms_of
 from unit_tests.test_components import response
-from unit_tests.test_validation import complaint, package, two_files
+from unit_tests.test_manifest import MANIFEST
 
 HOST = "https://experiment.amplitude.com"
 KEY = "mgmt-0123456789abcdef"
@@ -228,8 +234,24 @@ class TestAll:
         found = errors(output)
         assert found.keys() == {*LISTS, None}
         for stream in LISTS:
-            assert "it names itself as the next page" in (found[stream][0] or "")
+            assert "the last one leads to one that was read before" in (found[stream][0] or "")
         assert numbers(output)["annotations"] == [9]
+
+    def test_given_pages_in_a_circle_when_read_then_each_is_read_once_and_it_fails(self) -> None:
+        def answers(http: HttpMocker, stream: str) -> None:
+            get(http, stream, listed(stream, element(stream, 1), nextCursor=5))
+            get(http, stream, listed(stream, element(stream, 2), nextCursor=10), cursor="5")
+            get(http, stream, listed(stream, element(stream, 3), nextCursor="5"), cursor="10")
+
+        output = read_all(answers, ExpectedOutcome.EXPECT_EXCEPTION)
+        assert numbers(output) == {"annotations": [9], **{stream: [1, 2, 3] for stream in LISTS}}
+        for stream, (path, _, _) in LISTS.items():
+            assert errors(output)[stream] == (
+                f"The pages of {path} can't be followed to their end: the last one leads to one "
+                "that was read before. Try again later; if it stays like this, report it to the "
+                "connector's maintainers.",
+                FailureType.system_error,
+            )
 
     @pytest.mark.parametrize(
         ("elements", "found"),
@@ -255,7 +277,7 @@ class TestAll:
         output = read_all(answers, ExpectedOutcome.EXPECT_EXCEPTION)
         assert numbers(output) == {"annotations": [9], **{stream: [] for stream in LISTS}}
         for stream, (_, _, name) in LISTS.items():
-            needed = "version" if stream == "flag_versions" else "id"
+            needed = "flagConfig.id" if stream == "flag_versions" else "id"
             message, failure_type = errors(output)[stream]
             assert found.format(name=name, needed=needed) in (message or "")
             assert failure_type is FailureType.system_error
@@ -542,12 +564,14 @@ class TestDeployments:
             (1234567890123456, "…"),
             ([self.SECRET], "…"),
         ]
-        sent = {"id": 1, "label": "backend", "deleted": False}
+        sent = {"label": "backend", "deleted": False}
         with HttpMocker() as http:
-            deployments = [{**sent, "key": key} for key, _ in ends]
+            deployments = [{**sent, "id": n, "key": key} for n, (key, _) in enumerate(ends)]
             get(http, "deployments", listed("deployments", *deployments))
             output = full("deployments")
-        assert records(output) == [{**sent, "id": "1", "key": end} for _, end in ends]
+        assert records(output) == [
+            {**sent, "id": str(n), "key": end} for n, (_, end) in enumerate(ends)
+        ]
 
     def test_given_no_key_when_read_then_there_is_none(self) -> None:
         with HttpMocker() as http:
@@ -585,7 +609,17 @@ class TestDeployments:
         handler = SecretiveErrorHandler(parameters={}, config={}, secret_field="key")
         with pytest.raises(Exception, match="no JSON object"):
             handler.interpret_response(received)
-        assert received.content.startswith(b"100,0")
+        assert received.content.startswith(b'{"error": "100,0')
+
+
+UNSENDABLE = (
+    "Management API Key (management_api_key) is not valid: it has a blank in between or a "
+    "character that is not ASCII."
+)
+
+
+def _two_files(**given: Any) -> ConcurrentDeclarativeSource:
+    return ConcurrentDeclarativeSource(source_config=deepcopy(MANIFEST), **given)
 
 
 class TestKey:
@@ -623,26 +657,40 @@ class TestKey:
         for form in forms_of(key):
             assert filter_secrets(f"<{form}>") == "<****>"
 
-    @pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel", "“quoted”"])
-    @pytest.mark.parametrize("door", [package, two_files])
-    def test_given_a_key_that_no_header_can_hold_then_every_door_names_the_field(
-        self, key: str, door: Callable[[dict[str, Any]], None]
+    @pytest.mark.parametrize("key", ["a b", "two words", "line\nbreak", "schlüssel", "“quoted”"])
+    @pytest.mark.parametrize("door", [SourceAmplitude, _two_files])
+    def test_given_a_key_that_no_header_can_hold_when_read_then_only_its_own_streams_end(
+        self, key: str, door: Callable[..., Any]
     ) -> None:
-        def made(settings: dict[str, Any]) -> None:
-            door(settings)
-            SourceAmplitude(config=settings).streams(settings)
+        settings = with_key(management_api_key=key)
+        builder = CatalogBuilder().with_stream("flags", SyncMode.full_refresh)
+        catalog = builder.with_stream("events_list", SyncMode.full_refresh).build()
+        source = door(catalog=catalog, config=settings, state=[])
+        with HttpMocker() as http:
+            http.get(HttpRequest("https://amplitude.com/api/2/events/list"), answer([{"id": 1}]))
+            output = read(
+                source, settings, catalog, [], expected_outcome=ExpectedOutcome.EXPECT_EXCEPTION
+            )
+        assert records(output) == [{"id": 1}]
+        error = output.errors[0].trace.error  # type: ignore[union-attr]
+        assert error
+        assert error.stream_descriptor
+        assert error.stream_descriptor.name == "flags"
+        assert first_error(output) == (UNSENDABLE, FailureType.config_error)
 
-        assert complaint(with_key(management_api_key=key), made) == (
-            "Management API Key (management_api_key) is not valid: it has a blank in between or a "
-            "character that is not ASCII."
-        )
+    def test_given_a_key_that_no_header_can_hold_when_checked_then_it_is_said(self) -> None:
+        settings = with_key(management_api_key="two words")
+        source = SourceAmplitude(config=settings)
+        with pytest.raises(AirbyteTracedException, match=re.escape(UNSENDABLE)) as failure:
+            source.check(logging.getLogger("airbyte"), settings)
+        assert failure.value.failure_type is FailureType.config_error
 
     def test_given_answers_that_echo_the_key_when_read_then_no_form_of_it_is_printed(
         self, tmp_path: Path
     ) -> None:
         with Sandbox(Project(events_per_hour=1)) as sandbox:
             sandbox.management_key = "quo\"te'd\\key/+&%20"
-            echo = " | ".join(forms_of(sandbox.management_key)).encode()
+            echo = json.dumps({"error": " | ".join(forms_of(sandbox.management_key))}).encode()
             sandbox.inject(Fault("/api/1/flags", times=None, status=400, body=echo))
             connector = Connector(tmp_path, sandbox, management_api_key=sandbox.management_key)
             result = connector.run("read", "--debug", *connector.read_options("flags", "mutexes"))
@@ -717,6 +765,7 @@ def test_given_all_that_are_selected_when_read_then_each_is_named_and_it_ends_wi
     assert run.exit_code == 1
 
 
+@pytest.mark.usefixtures("within_an_hour")
 def test_given_a_sandbox_with_short_pages_when_read_then_all_that_it_holds_arrives_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

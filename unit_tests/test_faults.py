@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,7 +31,14 @@ from airbyte_cdk.test.models.outcome import ExpectedOutcome
 from sandbox import Fault, Project, Sandbox, plan
 from sandbox.endpoints import MISSING_PLANS
 from source_amplitude import SourceAmplitude, run
-from unit_tests.helpers import config, final_state, first_error, read_stream, records
+from unit_tests.helpers import (
+    config,
+    described,
+    final_state,
+    first_error,
+    read_stream,
+    records,
+)
 from unit_tests.installed import (
     PACKAGE,
     RUNNER_ENV,
@@ -67,7 +75,7 @@ def bad_hour() -> datetime:
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
+def sandbox(within_an_hour: None) -> Iterator[Sandbox]:
     with Sandbox(Project(events_per_hour=20, first_hour=first_hour())) as running:
         yield running
 
@@ -173,7 +181,7 @@ class TestRecovered:
         run = connector.read("events")
         assert run.exit_code == 0, run.output[-2000:]
         assert by("uuid", run.records("events")) == by("uuid", events_of(sandbox))
-        assert "<html>Please" not in re.sub("it begins with .*", "", run.output)
+        assert "<html>Please" not in run.output
 
     def test_given_a_member_damaged_once_when_read_then_nothing_is_lost(
         self, sandbox: Sandbox, connector: Connector
@@ -261,7 +269,7 @@ class TestSaid:
             *options,
             prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         )
-        run = connector.finished(process, process.communicate(timeout=60)[0])
+        run = connector.finished(process, process.communicate(timeout=120)[0])
         message = run.first_error()["message"]
         assert f"could not be stored in {connector.folder / 'tmp'}: File too large" in message
         assert "TMPDIR" in message
@@ -292,7 +300,7 @@ class TestSaid:
             connectors[cause] = Connector(folder, sandbox, env=env)
         processes = {cause: c.start("check") for cause, c in connectors.items()}
         for cause, process in processes.items():
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=120)
             status = connectors[cause].finished(process, output).connection_status()
             assert status["status"] == "FAILED"
             assert "The connection to amplitude.com failed" in status["message"]
@@ -330,14 +338,14 @@ class TestInThisProcess:
         assert final_state(output) == {"server_upload_time": f"{last:%Y%m%dT%H}"}
         return first_error(output)
 
-    def test_given_a_body_that_is_never_an_archive_when_read_then_its_first_bytes_are_quoted(
+    def test_given_a_body_that_is_never_an_archive_when_read_then_it_is_described_and_not_quoted(
         self, sandbox: Sandbox
     ) -> None:
         page = f"<html>{sandbox.secret_key} maintenance</html>".encode()
         sandbox.inject(Fault(EXPORT, times=None, body=page, when=covers_bad_hour))
         message, failure_type = self.fails(sandbox)
         assert failure_type == FailureType.transient_error
-        assert "it begins with b'<html>**** maintenance</html>'" in message
+        assert f"it is {described(page, 'a page')}." in message
 
     def test_given_a_member_that_stays_damaged_when_read_then_window_and_member_are_named(
         self, sandbox: Sandbox
@@ -414,7 +422,10 @@ def test_given_answers_that_can_not_be_right_when_read_then_each_is_named_and_th
     sandbox: Sandbox, connector: Connector
 ) -> None:
     sandbox.inject(Fault("/api/2/users", body=b'{"data":[]}', when=lambda params: "g" in params))
-    sandbox.inject(Fault("/api/3/cohorts", body=b'{"cohorts":[{"id":"a"},{},{"id":"b"}]}'))
+    # For cohorts and the parent of cohort_members, whichever comes first.
+    sandbox.inject(
+        Fault("/api/3/cohorts", times=None, body=b'{"cohorts":[{"id":"a"},{},{"id":"b"}]}')
+    )
     sandbox.inject(Fault("/api/3/annotations", body=b'{"data":null}'))
     run = connector.read()
     assert run.exit_code == 1
@@ -590,7 +601,7 @@ def test_given_a_table_of_100_mb_when_read_then_it_passes_in_bounded_memory(
                 last = line
             else:
                 output += line
-        process.wait(timeout=10)
+        process.wait(timeout=30)
     run = connector.finished(process, output)
     assert run.exit_code == 0, output[-2000:]
     assert rows == 50_000
@@ -620,7 +631,7 @@ class TestEnded:
         for _ in range(3):  # wrappers forward Ctrl-C, so that it comes twice
             process.send_signal(number)
         output += process.stdout.read()
-        assert process.wait(timeout=5) == -number
+        assert process.wait(timeout=30) == -number
         lines = connector.finished(process, output).output.splitlines()
         assert [line for line in lines if not line.startswith('{"type":')] == []
         assert os.listdir(connector.folder / "tmp") == []
@@ -634,7 +645,7 @@ class TestEnded:
             assert process.stdout
             self.until_first_record(process.stdout)
             process.stdout.close()
-            assert process.wait(timeout=5) == -signal.SIGPIPE
+            assert process.wait(timeout=30) == -signal.SIGPIPE
             assert os.listdir(tmp_path / "tmp") == []
 
     def test_given_an_end_when_another_signal_follows_then_it_changes_nothing(self) -> None:
@@ -656,7 +667,9 @@ class TestEnded:
             arguments = ["read", "--config", str(tmp_path / "config.json")]
             (tmp_path / "config.json").write_text(json.dumps(connector.config))
             # No file may grow beyond half of what the events need.
-            limit = f'ulimit -f 5000; exec {connector.command[0]} "$@" > {tmp_path / "out"}'
+            limit = (
+                f'ulimit -f 5000; exec {shlex.join(connector.command)} "$@" > {tmp_path / "out"}'
+            )
             done = subprocess.run(
                 ["bash", "-c", limit, "sh", *arguments, *connector.read_options("events")],
                 env=connector.env,
@@ -705,7 +718,7 @@ class TestCheck:
     def test_given_a_failure_when_checked_then_it_is_said_at_once_and_without_quotes(
         self, sandbox: Sandbox, connector: Connector
     ) -> None:
-        sandbox.inject(Fault(self.PATH, times=None, status=503, body=b"It's down"))
+        sandbox.inject(Fault(self.PATH, times=None, status=503, body=b'{"message": "It\'s down"}'))
         status = connector.check().connection_status()
         assert status["status"] == "FAILED"
         assert "Amplitude answered HTTP 503 (It's down)" in status["message"]

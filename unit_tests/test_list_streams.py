@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests_mock
@@ -106,6 +107,8 @@ ELEMENT = {
     "category": "007",
     "event_type": "Sign Up",
     "event_property": "plan",
+    "user_property": "plan",
+    "replay_id": "device/1",
     "group_type": "company",
     "group_property": "seats",
     "day": "2024-01-03",
@@ -162,7 +165,7 @@ class TestAll:
         [
             (None, "{name} is null where a list should be"),
             ({"id": 1}, "{name} is an object where a list should be"),
-            ([{"id": 1, "amplitude_ids": []}, {}], "element 2 of {name} is an empty object"),
+            ([ELEMENT, {}], "element 2 of {name} is an empty object"),
             (["a"], "element 1 of {name} is a text where a record should be"),
         ],
         ids=["null", "object", "empty element", "text"],
@@ -184,7 +187,83 @@ class TestAll:
         assert failure_type is FailureType.system_error
 
 
+# Of each stream, the parts of its key that are in an element.
+KEYS = {
+    **dict.fromkeys(LISTS, ("id",)),
+    "event_types": ("event_type",),
+    "event_properties": ("event_property",),
+    "user_properties": ("user_property",),
+    "group_properties": ("group_property",),
+    "session_replays": ("replay_id",),
+    "lookup_tables": ("name",),
+    "deletion_jobs": ("day",),
+    "deleted_users": ("amplitude_id", "day"),
+}
+
+
+@pytest.mark.parametrize(
+    ("stream", "part"), [(stream, part) for stream, parts in KEYS.items() for part in parts]
+)
+class TestKeys:
+    @staticmethod
+    def element(part: str, **change: Any) -> dict[str, Any]:
+        if part == "amplitude_id":
+            return {**ELEMENT, "amplitude_ids": [{"amplitude_id": 1, **change}]}
+        return {**ELEMENT, **change}
+
+    def read(self, stream: str, *elements: Any) -> EntrypointOutput:
+        url, params, _ = LISTS[stream]
+        with HttpMocker() as http:
+            get(http, url, params, listed(stream, elements))
+            get(http, f"{HOST}/api/3/annotations", {}, answer([{"id": 1}]))
+            return failed(stream, "annotations", start_date=TODAY)
+
+    @pytest.mark.parametrize(
+        ("value", "found"),
+        [
+            (..., "element 2 has no {}"),
+            (None, "element 2 has no {}"),
+            (True, "the {} of element 2 is a boolean"),
+            ([], "the {} of element 2 is an empty list"),
+            ({"a": 1}, "the {} of element 2 is an object"),
+        ],
+        ids=repr,
+    )
+    def test_given_an_element_without_its_key_when_read_then_nothing_of_the_list_is_delivered(
+        self, stream: str, part: str, value: Any, found: str
+    ) -> None:
+        wrong = self.element(part, **{part: value})
+        if value is ...:
+            inner = wrong["amplitude_ids"][0] if part == "amplitude_id" else wrong
+            del inner[part]
+            inner["more"] = "so that it is no empty object"
+        output = self.read(stream, ELEMENT, wrong)
+        assert [m.record.stream for m in output.records if m.record] == ["annotations"]
+        assert f": {found.format(part)}. Nothing of it was stored." in first_error(output)[0]
+
+    def test_given_a_key_twice_when_read_then_it_fails_where_the_elements_differ(
+        self, stream: str, part: str
+    ) -> None:
+        output = self.read(stream, ELEMENT, self.element(part, more="changed"))
+        assert [m.record.stream for m in output.records if m.record] == ["annotations"]
+        message, failure_type = first_error(output)
+        assert ": element 2 has the key of another, and differs. Nothing of it was " in message
+        assert failure_type is FailureType.system_error
+
+
 class TestTrackingPlan:
+    @pytest.mark.parametrize("elements", [[], [ELEMENT]], ids=["none", "one"])
+    def test_given_an_answer_that_says_it_is_no_success_when_read_then_it_is_no_empty_table(
+        self, elements: list[Any]
+    ) -> None:
+        said = json.dumps({"success": False, "data": elements})
+        with HttpMocker() as http:
+            get(http, f"{PLAN}/category", {}, HttpResponse(said))
+            output = failed("event_categories")
+        assert records(output) == []
+        message = first_error(output)[0]
+        assert "can't be read without guessing: its success is false. Nothing of it" in message
+
     STREAMS = (
         *("event_categories", "event_types", "event_properties", "user_properties"),
         "group_properties",
@@ -415,6 +494,15 @@ def replay(number: int, start: str = "2024-01-03T01:00:00Z") -> dict[str, Any]:
     }
 
 
+def in_a_circle(path: str) -> tuple[str, FailureType]:
+    return (
+        f"The pages of {path} can't be followed to their end: the last one leads to one that was "
+        "read before. Try again later; if it stays like this, report it to the connector's "
+        "maintainers.",
+        FailureType.system_error,
+    )
+
+
 class TestSessionReplays:
     URL = f"{HOST}/api/1/session-replays"
 
@@ -441,7 +529,55 @@ class TestSessionReplays:
             again = replays(replay(2), token="a")
             get(http, self.URL, {**REPLAYED_TODAY, "page_token": "a"}, again)
             output = failed("session_replays", start_date=TODAY)
-        assert "it names itself as the next page" in first_error(output)[0]
+        assert first_error(output) == in_a_circle("/api/1/session-replays")
+
+    def test_given_pages_in_a_circle_when_read_then_it_ends_with_an_error_and_the_state_stays(
+        self,
+    ) -> None:
+        with HttpMocker() as http:
+            get(http, self.URL, REPLAYED_TODAY, replays(replay(1), token="a"))
+            ways = [("a", "b"), ("b", "c"), ("c", "a")]
+            for number, (token, following) in enumerate(ways, start=2):
+                page = replays(replay(number), token=following)
+                get(http, self.URL, {**REPLAYED_TODAY, "page_token": token}, page)
+            state = {"start_time": "2024-01-03T00:00:00Z"}
+            output = read_stream(
+                *("session_replays", config(start_date=TODAY), state),
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        assert records(output) == [replay(number) for number in (1, 2, 3, 4)]
+        assert first_error(output) == in_a_circle("/api/1/session-replays")
+        assert final_state(output) == state
+
+    @pytest.mark.parametrize("page_before_the_end", [99, 100])
+    def test_given_a_hundred_empty_pages_in_a_row_when_read_then_it_ends_with_an_error(
+        self, page_before_the_end: int
+    ) -> None:
+        def page(request: Any, _: Any) -> str:
+            number = int(request.qs.get("page_token", ["0"])[0])
+            # One in between, from which is counted anew.
+            elements = [replay(number)] if number in (50, 51 + page_before_the_end) else []
+            return str(replays(*elements, token=number + 1 if number < 160 else None).body)
+
+        with requests_mock.Mocker() as http:
+            http.get(self.URL, text=page)
+            output = read_stream(
+                *("session_replays", config(start_date=TODAY)), expected=ExpectedOutcome.ALLOW_ANY
+            )
+        message = "" if not output.errors else first_error(output)[0]
+        if page_before_the_end == 99:
+            assert [r["replay_id"] for r in records(output)] == ["device/50", "device/150"]
+            assert message == ""
+        else:
+            assert [r["replay_id"] for r in records(output)] == ["device/50"]
+            assert "the last one is the 100th without an element in a row" in message
+
+    @pytest.mark.parametrize("token", [True, 1.5, ["a"], {"a": 1}])
+    def test_given_a_token_that_is_none_when_read_then_it_fails(self, token: object) -> None:
+        with HttpMocker() as http:
+            get(http, self.URL, REPLAYED_TODAY, replays(replay(1), token=token))
+            output = failed("session_replays", start_date=TODAY)
+        assert "for its next_page_token. Try again later" in first_error(output)[0]
 
     @pytest.mark.parametrize("end", [{}, {"next_page_token": ""}, {"next_page_token": None}])
     def test_given_no_token_in_any_form_when_read_then_the_page_is_the_last(
@@ -591,7 +727,7 @@ class TestSessionReplays:
 
 
 def table(name: str, key: str = "SKU") -> dict[str, Any]:
-    return {"name": name, "keyColumnHeader": key, "columnHeaders": ["Language"], "rowCount": 3}
+    return {"name": name, "keyColumnHeader": key, "columnHeaders": [], "rowCount": 3}
 
 
 def csv(body: str | bytes, **headers: str) -> HttpResponse:
@@ -654,16 +790,50 @@ class TestLookupTables:
             {"table": "a", "row_number": 1, "key": key, "row": {"SKU": key, "Language": "en"}}
         ]
 
-    def test_given_another_key_column_than_the_table_has_when_read_then_the_key_is_left_out(
-        self,
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {},
+            {"keyColumnHeader": None, "columnHeaders": None},
+            {"keyColumnHeader": 5, "columnHeaders": {"a": "b"}},
+        ],
+    )
+    def test_given_a_table_that_names_no_columns_when_read_then_the_key_is_left_out(
+        self, more: dict[str, Any]
     ) -> None:
         with HttpMocker() as http:
-            get(http, LOOKUP, {}, bare(table("a", "Code"), {"name": "b"}))
-            for name in ("a", "b"):
-                get(http, f"{LOOKUP}/{name}/csv", {}, csv("SKU\n1\n"))
+            get(http, LOOKUP, {}, bare({"name": "a", **more}))
+            get(http, f"{LOOKUP}/a/csv", {}, csv("SKU\n1\n"))
             output = full("lookup_table_rows")
-        assert sorted(record["table"] for record in records(output)) == ["a", "b"]
-        assert not any("key" in record for record in records(output))
+        assert records(output) == [{"table": "a", "row_number": 1, "row": {"SKU": "1"}}]
+        assert output.errors == []
+
+    @pytest.mark.parametrize(
+        ("body", "column"),
+        [
+            ("upstream connect error or disconnect/reset before headers", "SKU"),
+            ("upstream connect error\nor disconnect\n", "SKU"),
+            ("sku,Language,Extra\n1,en,x\n", "SKU"),
+            ("SKU,Extra\n1,x\n", "Language"),
+            ("SKU\n", "Language"),
+        ],
+    )
+    def test_given_a_csv_without_the_columns_of_its_table_when_read_then_nothing_is_stored(
+        self, body: str, column: str
+    ) -> None:
+        with HttpMocker() as http:
+            bad = {**table("bad's"), "columnHeaders": ["Language"]}
+            get(http, LOOKUP, {}, bare(bad, table("good")))
+            get(http, f"{LOOKUP}/bad%27s/csv", {}, csv(body))
+            get(http, f"{LOOKUP}/good/csv", {}, csv("SKU,Extra\n1,x\n"))
+            output = failed("lookup_table_rows")
+        assert [record["table"] for record in records(output)] == ["good"]
+        assert first_error(output) == (
+            f"The CSV of the lookup table \"bad's\" has no column '{column}', which Amplitude "
+            "lists for it. Nothing of it was stored. Run it again: the table may have changed "
+            "meanwhile.",
+            FailureType.system_error,
+        )
 
     @pytest.mark.parametrize(
         ("name", "path"),
@@ -768,12 +938,19 @@ class TestLookupTables:
         assert first_error(output) == (found.format(path=path), FailureType.system_error)
         assert Counter(record["table"] for record in records(output))["good"] == 1
 
-    @pytest.mark.parametrize("body", ["SKU,Text\n", "[Amplitude] City,Text", "{SKU}\n\n"])
+    @pytest.mark.parametrize(
+        ("body", "key"),
+        [
+            ("SKU,Text\n", "SKU"),
+            ("[Amplitude] City,Text", "[Amplitude] City"),
+            ("{SKU}\n\n", "{SKU}"),
+        ],
+    )
     def test_given_a_table_without_rows_when_read_then_there_are_no_records(
-        self, body: str
+        self, body: str, key: str
     ) -> None:
         with HttpMocker() as http:
-            get(http, LOOKUP, {}, bare(table("a")))
+            get(http, LOOKUP, {}, bare(table("a", key)))
             get(http, f"{LOOKUP}/a/csv", {}, csv(body))
             output = full("lookup_table_rows")
         assert records(output) == []
@@ -839,7 +1016,7 @@ class TestDeletions:
             {"app": "0"},
         ]
         numbers = [829528, 187520, 0, 0, 0, 0]
-        jobs = [job("2024-01-02", n, **app) for n, app in enumerate(apps)]
+        jobs = [job(f"2024-01-0{n}", n, **app) for n, app in enumerate(apps, start=1)]
         done = {"active_scrub_done_date": "2024-02-03"}
         last = {**job("2024-02-02", app="829528"), **done}
         with HttpMocker() as http:
@@ -967,3 +1144,109 @@ class TestDeletions:
             )
         assert final_state(output) == {"day": "2023-12-01"}
         assert first_error(output)[0].startswith("Amplitude answered HTTP 400 (Too long). ")
+
+
+@pytest.mark.parametrize("stream", ["events", "annotations", "lookup_tables", "experiments"])
+class TestRedirects:
+    """Of streams with each kind of requester."""
+
+    @staticmethod
+    def read(stream: str, location: str) -> tuple[list[Any], list[str], EntrypointOutput]:
+        settings = {"start_date": TODAY, "management_api_key": "a-key"}
+        with requests_mock.Mocker() as http:
+            http.get(requests_mock.ANY, status_code=302, headers={"Location": location})
+            http.get(f"{HOST}/api/3/annotations-elsewhere", text='{"data":[{"id":1}]}')
+            output = failed(stream, **settings)
+        return records(output), [urlsplit(r.url).scheme for r in http.request_history], output
+
+    def test_given_one_to_http_when_read_then_it_is_not_followed(self, stream: str) -> None:
+        found, schemes, output = self.read(stream, "http://elsewhere.example/login?token=abc")
+        assert found == []
+        assert {*schemes} == {"https"}
+        message, failure_type = first_error(output)
+        assert message.startswith("Amplitude answered HTTP 302, a redirect of ")
+        assert (
+            "amplitude.com to an address without encryption (http), which is not followed. Look "
+            "for a proxy or a firewall between this machine and Amplitude, then try again."
+        ) in message
+        assert failure_type is FailureType.transient_error
+        assert "token=abc" not in str(output.errors) + str(output.logs)
+
+    @pytest.mark.parametrize(
+        "location",
+        [
+            "https://amplitude.com:99999/login?token=abc",
+            "https://[::1/login?token=abc",
+            f"https://{'a' * 64}.example/login?token=abc",
+            "https://\xff\xfe.example/login?token=abc",
+        ],
+        ids=["port", "brackets", "long label", "bytes"],
+    )
+    def test_given_one_to_what_is_no_address_when_read_then_it_is_said_so(
+        self, stream: str, location: str
+    ) -> None:
+        found, _, output = self.read(stream, location)
+        assert found == []
+        message, failure_type = first_error(output)
+        assert message.startswith("Amplitude answered HTTP 302, a redirect of ")
+        assert "to what is no address, which is not followed." in message
+        assert failure_type is FailureType.transient_error
+        assert "token=abc" not in str(output.errors) + str(output.logs)
+
+
+def test_given_a_redirect_over_https_when_read_then_it_is_followed() -> None:
+    with requests_mock.Mocker() as http:
+        elsewhere = {"Location": "https://amplitude.com/elsewhere"}
+        http.get(f"{HOST}/api/3/annotations", status_code=302, headers=elsewhere)
+        http.get(f"{HOST}/elsewhere", text='{"data":[{"id":1}]}')
+        output = full("annotations")
+    assert records(output) == [{"id": 1}]
+
+
+class TestErrors:
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_given_a_parent_that_fails_when_read_then_the_error_is_that_of_the_selected_stream(
+        self, status: int
+    ) -> None:
+        with requests_mock.Mocker() as http:
+            http.get(LOOKUP, status_code=status)
+            http.get(f"{HOST}/api/2/events/list", status_code=status)
+            output = failed("lookup_table_rows", "event_counts")
+        errors = [m.trace.error for m in output.errors[:-1] if m.trace and m.trace.error]
+        named = [e.stream_descriptor.name for e in errors if e.stream_descriptor]
+        assert sorted(named) == ["event_counts", "lookup_table_rows"]
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "[" * 100_000 + "]" * 100_000,
+            '{"error":' * 100_000 + "1" + "}" * 100_000,
+            '{"data":[{"id":' + "9" * 10_000 + "}]}",
+            '{"error":' + "9" * 10_000 + "}",
+        ],
+        ids=["lists", "objects", "integer", "integer in an error"],
+    )
+    @pytest.mark.parametrize("status", [200, 400, 403, 404])
+    def test_given_an_answer_that_python_fails_at_when_read_then_stream_and_endpoint_are_named(
+        self, body: str, status: int
+    ) -> None:
+        with requests_mock.Mocker() as http:
+            http.get(f"{PLAN}/category", text=body, status_code=status)
+            output = read_stream(
+                *("event_categories", config()),
+                sync_mode=SyncMode.full_refresh,
+                expected=ExpectedOutcome.ALLOW_ANY,
+            )
+        said = str(output.errors) + str(output.logs)
+        for name in ("RecursionError:", "ValueError:", "unexpected error"):
+            assert name not in said
+        for message in output.errors[:-1]:
+            error = message.trace.error  # type: ignore[union-attr]
+            assert error
+            assert error.stream_descriptor
+            assert error.stream_descriptor.name == "event_categories"
+            if status in (403, 404):
+                assert (error.message or "").startswith(
+                    "The stream event_categories failed at the answer to /api/2/taxonomy/category "
+                    "in a way that nobody has foreseen ("
+                )

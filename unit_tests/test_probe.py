@@ -32,7 +32,7 @@ def sandbox_of(**options: Any) -> Sandbox:
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
+def sandbox(within_an_hour: None) -> Iterator[Sandbox]:
     with sandbox_of() as running:
         yield running
 
@@ -181,7 +181,7 @@ def test_given_a_report_that_is_too_dear_when_probed_then_it_is_not_asked(
     ("text", "expected"),
     [
         ("{", "Error: "),
-        ("[]", "is not an object"),
+        ("[]", "it is no JSON object"),
         ('{"api_key": "a", "secret_key": "b"}', "Start Date (start_date) is missing."),
         (
             '{"api_key": "a", "secret_key": "b", "start_date": "2130-01-01"}',

@@ -26,7 +26,9 @@ settings.register_profile("suite", max_examples=150, deadline=None)
 settings.register_profile(
     "fuzz", max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck)
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "suite")
+settings.load_profile(PROFILE)
+FUZZES = PROFILE == "fuzz"
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 # Integers of 64 bits: larger ones become doubles, as documented.

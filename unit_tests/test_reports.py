@@ -1039,7 +1039,13 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("text", ["a {{ config['secret_key'] }}", "1e3", "'a' \"type\" {% if"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a {{ config['secret_key'] }}", "1e3", "'a' \"type\" {% if"),
+        *("{Sign Up}", "{{ 1 }}", "{ ", " {a: 1}"),
+    ],
+)
 def test_given_any_text_when_asked_for_then_it_is_taken_as_it_was_typed(text: str) -> None:
     query = {
         **{"kind": "segmentation", "events": [text], "group_by": [f"gp:{text}"]},
@@ -1155,6 +1161,27 @@ class TestBudget:
             "The report x costs 20 for each day, of the 1,000 that Amplitude grants in five "
             "minutes."
         ]
+
+
+CONDITION = r'{"prop": "a", "\u006fp": "is", "values": ["b"]}'
+GROUPED = r'{"event_type": "a", "group_by": [{"\u0074ype": "event", "value": "b"}]}'
+
+
+@pytest.mark.parametrize(
+    ("query", "last"),
+    [
+        # 13 for each day, and 5
+        ({"events": ["a"], "segment": f"[{', '.join([CONDITION] * 12)}]"}, "2023-10-14"),
+        # The brace of the event counts as one more group-by: 9, not 5.
+        ({"events": [GROUPED]}, "2023-10-21"),
+        ({"events": [GROUPED.replace("\\u0074", "t")]}, "2023-10-30"),
+    ],
+)
+def test_given_json_that_escapes_its_keys_when_synced_then_no_request_costs_more_than_200(
+    query: dict[str, Any], last: str
+) -> None:
+    settings = {**reports(x={"kind": "segmentation", **query}), "start_date": "2023-10-01"}
+    assert windows_of("report_x", settings, {})[0] == ("2023-10-01", last)
 
 
 DEAR = {"kind": "funnel", "events": [f"Step {n}" for n in range(11)], "group_by": ["country"]}
@@ -1316,7 +1343,7 @@ class TestRefusals:
         assert found == f"Reports (reports) is not valid: {expected}."
 
     @pytest.mark.parametrize(
-        "malformed", [5, "x", [5], [{}], [{"name": "x", "query": {**BY_COUNTRY, "group_by": 5}}]]
+        "malformed", [5, "x", [5], [{}], [{"name": "x", "query": 5}], [{"name": "x", "query": {}}]]
     )
     def test_given_what_is_no_list_of_reports_then_other_doors_refuse_it_as_well(
         self, malformed: Any
@@ -1324,6 +1351,44 @@ class TestRefusals:
         found = complaint(config(reports=malformed), two_files)
         assert found.startswith(
             "Reports (reports) is not valid: a report has another form than it should ("
+        )
+
+    @pytest.mark.parametrize("door", [package, two_files])
+    @pytest.mark.parametrize(
+        ("field", "value", "found"),
+        [
+            ("kind", [], "kind is an empty list, not one of segmentation, funnel, retention,"),
+            ("kind", {"a": 1}, "kind is an object, not one of segmentation, funnel, retention,"),
+            ("kind", "funnels", "kind is 'funnels', not one of segmentation, funnel, retention,"),
+            ("kind", None, "kind is null, not one of segmentation, funnel, retention,"),
+            ("events", [], "events is missing"),
+            ("events", {"a": 1}, "events is an object where a list of texts should be"),
+            ("events", [{}], "events is a list where a list of texts should be"),
+            ("segment", {"op": "is"}, "segment is an object where a text should be"),
+            ("segment", True, "segment is a boolean where a text should be"),
+            ("interval", [], "interval is an empty list where a text should be"),
+            ("interval", "hour", "interval is 'hour', not one of day, week, month"),
+            ("metric", 5, "metric is a number where a text should be"),
+            ("group_by", 5, "group_by is a number where a list of texts should be"),
+            ("filters", ["x"], "filters is a list where a list of filters with a property and"),
+            ("filters", [{"property": "a", "values": [1]}], "filters is a list where a list of"),
+        ],
+    )
+    def test_given_a_value_of_another_type_then_every_door_names_the_report(
+        self, field: str, value: Any, found: str, door: Callable[[dict[str, Any]], None]
+    ) -> None:
+        message = complaint(reports(x={**BY_COUNTRY, field: value}), door)
+        assert message.startswith("Reports (reports) is not valid: x: ")
+        if door is two_files:  # the form of ours names the field by its title
+            assert message.startswith(f"Reports (reports) is not valid: x: {found}")
+
+    @pytest.mark.parametrize("days", ["ten", [5], 1.5, True])
+    def test_given_a_conversion_window_of_another_type_then_other_doors_name_the_report(
+        self, days: Any
+    ) -> None:
+        query = {"kind": "funnel", "events": ["a", "b"], "conversion_window_days": days}
+        assert complaint(reports(x=query), two_files).startswith(
+            "Reports (reports) is not valid: x: conversion_window_days is "
         )
 
     def test_given_a_report_that_is_too_dear_when_checked_then_it_is_named(self) -> None:

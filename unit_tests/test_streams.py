@@ -395,21 +395,24 @@ class TestEvents:
     @pytest.mark.parametrize(
         ("foreign", "said"),
         [
-            (HttpResponse("<html>Not found</html>", 404), "<html>Not found</html>"),
+            (
+                HttpResponse("<html>Not found</html>", 404),
+                "a page of 22 bytes with the checksum 64c017dc",
+            ),
             (
                 HttpResponse("<p>Raw data files were not found.</p>", 404),
-                "<p>Raw data files were not found.</p>",
+                "a page of 37 bytes with the checksum 04e2b784",
             ),
             (HttpResponse('{"error": "Not found"}', 404), "Not found"),
             (
                 refusal(404, message="Unspecified Error", metadata={"details": "No data"}),
                 "Unspecified Error: No data",
             ),
-            (HttpResponse("[]", 404), "[]"),
-            (HttpResponse("{}", 404), "{}"),
+            (HttpResponse("[]", 404), "JSON of 2 bytes with the checksum 0d4cbb29"),
+            (HttpResponse("{}", 404), "JSON of 2 bytes with the checksum a3a6bf43"),
             (HttpResponse("", 404), "an empty body"),
-            (HttpResponse("File not found.", 404), "File not found."),
-            (HttpResponse("No data", 404), "No data"),
+            (HttpResponse("File not found.", 404), "a text of 15 bytes with the checksum 120eee18"),
+            (HttpResponse("No data", 404), "a text of 7 bytes with the checksum 3d8c6fae"),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )
@@ -469,9 +472,9 @@ class TestEvents:
         assert final_state(output) == {"server_upload_time": "20240101T07"}
         message, _ = first_error(output)
         assert message == (
-            "Amplitude sent something that is no event: line 1 of member m#0.json.gz of the export "
-            "of 20240102T00 to 20240102T23. Nothing after it was read. Report the window to "
-            "Amplitude's support."
+            "Amplitude sent something that is no event: line 1 of member with a name "
+            "of 11 characters of the export of 20240102T00 to 20240102T23. Nothing after it was "
+            "read. Report the window to Amplitude's support."
         )
 
     def test_given_keys_pasted_with_blanks_when_read_then_they_are_sent_without(self) -> None:
@@ -603,8 +606,8 @@ class TestActiveUsers:
             (b'{"error":{"message":"Bad date","metadata":{"details":null}}}', "Bad date"),
             (b'{"error":{"message":"Bad date","metadata":null}}', "Bad date"),
             (b'{"error":"Bad date"}', "Bad date"),
-            (b'["Bad date"]', '["Bad date"]'),
-            (b"{}", "{}"),
+            (b'["Bad date"]', "JSON of 12 bytes with the checksum 8d999d04"),
+            (b"{}", "JSON of 2 bytes with the checksum a3a6bf43"),
         ],
     )
     def test_given_another_bad_query_when_read_then_amplitudes_own_words_are_shown(
@@ -766,13 +769,13 @@ class TestLists:
         with HttpMocker() as http:
             http.get(
                 HttpRequest("https://amplitude.com/api/2/events/list", headers=AUTHORIZATION),
-                answer([{**event_type, "timeline_hidden": sent}, event_type]),
+                answer([{**event_type, "timeline_hidden": sent}, {**event_type, "id": 2}]),
             )
             output = read_stream("events_list", config(), sync_mode=SyncMode.full_refresh)
         shown = {} if delivered is None else {"timeline_hidden": delivered}
         assert [repr(record) for record in records(output)] == [
             repr({**event_type, **shown}),
-            repr(event_type),
+            repr({**event_type, "id": 2}),
         ]
 
     @pytest.mark.parametrize("element", [{}, [], "", None, "text"], ids=repr)
@@ -788,7 +791,7 @@ class TestLists:
             )
             http.get(
                 HttpRequest("https://amplitude.com/api/2/events/list"),
-                answer([{"id": 1, "name": None}, {"id": None}, {"id": 3}]),
+                answer([{"id": 1, "name": None}, {"id": 2}, {"id": 3}]),
             )
             output = read_stream(
                 "events",
@@ -805,7 +808,10 @@ class TestLists:
             for message in output.state_messages
             if message.state and message.state.stream
         }
-        assert vars(states["events"]) == {"server_upload_time": "20240103T20"}
+        assert vars(states["events"]) == {
+            "server_upload_time": "20240103T20",
+            "from": "20240103T20",
+        }
         message, failure_type = first_error(output)
         assert message.startswith(
             "Amplitude's answer to /api/3/cohorts can't be read without guessing: element 2 of "
@@ -863,7 +869,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("refused", "said"),
         [
-            (HttpResponse("Invalid API Key", 401), "HTTP 401 (Invalid API Key)"),
+            (
+                HttpResponse('{"error": "Invalid API Key"}', 401),
+                "HTTP 401 (Invalid API Key)",
+            ),
             (
                 refusal(
                     403,
