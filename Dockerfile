@@ -16,4 +16,4 @@ USER airbyte
 ENV AIRBYTE_ENTRYPOINT="source-amplitude"
 ENTRYPOINT ["source-amplitude"]
 LABEL io.airbyte.name=airbyte/source-amplitude
-LABEL io.airbyte.version=0.11.0
+LABEL io.airbyte.version=0.12.0

@@ -45,8 +45,9 @@ fuzz: .venv/ready
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest unit_tests/test_properties.py unit_tests/test_odd_answers.py
 
 schemas: .venv/ready
-	$(BIN)/python scripts/inline_schemas.py
-	$(BIN)/python scripts/lake_schemas.py
+	$(BIN)/python -m scripts.inline_schemas
+	$(BIN)/python -m scripts.lake_schemas
+	$(BIN)/python -m scripts.docs_tables
 
 # The versions of poetry.lock, whatever has been released since.
 .venv/ready: pyproject.toml poetry.lock scripts/locked.py

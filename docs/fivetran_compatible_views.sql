@@ -6,8 +6,8 @@
 -- `events` and `events_list`, and point the package's variables `event` and `event_type` here.
 --
 -- Amplitude numbers event types only in the list of visible ones, and an event carries the name
--- alone. The name is therefore the key between the two views. What the package knows of and
--- Amplitude's API does not give (_fivetran_deleted, project_name) it fills with nulls by itself.
+-- alone. The name is therefore the key between the two views. The package fills _fivetran_deleted,
+-- which Amplitude's API does not give, with nulls. project_name is the connection's Project Name.
 
 CREATE SCHEMA IF NOT EXISTS amplitude;
 
@@ -53,6 +53,7 @@ SELECT
     plan,
     platform,
     processed_time,
+    project_name,
     region,
     server_received_time,
     server_upload_time,
@@ -82,5 +83,6 @@ SELECT
     hidden,
     in_waitroom,
     non_active,
+    project_name,
     timeline_hidden
 FROM events_list;

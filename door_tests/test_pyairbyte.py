@@ -336,19 +336,19 @@ def test_given_append_when_synced_twice_then_no_more_than_the_look_back_stands_t
 
 class TestViewsForFivetransPackage:
     # macros/get_event_columns.sql and get_event_type_columns.sql of fivetran/dbt_amplitude, without
-    # what it fills with nulls when a table lacks it: _fivetran_deleted and project_name.
+    # what it fills with nulls when a table lacks it: _fivetran_deleted.
     EVENT = """
         _fivetran_synced _insert_id ad_id amplitude_event_type amplitude_id app city
         client_event_time client_upload_time country data device_brand device_carrier device_family
         device_id device_manufacturer device_model device_type dma event_properties event_time
         event_type event_type_id group_properties groups id idfa ip_address is_attribution_event
         language library location_lat location_lng os_name os_version paying platform
-        processed_time region schema server_received_time server_upload_time session_id
+        processed_time project_name region schema server_received_time server_upload_time session_id
         start_version user_creation_time user_id user_properties uuid version_name
     """.split()  # noqa: SIM905
     EVENT_TYPE = """
         _fivetran_synced deleted display flow_hidden hidden id in_waitroom name non_active
-        timeline_hidden totals totals_delta value
+        project_name timeline_hidden totals totals_delta value
     """.split()  # noqa: SIM905
 
     @pytest.fixture

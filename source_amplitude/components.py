@@ -149,6 +149,8 @@ _LIKE_A_DATE = re.compile(
 )
 # The only sentence of Amplitude's that says that a range has no events.
 _NO_EVENTS = "Raw data files were not found"
+# What is no page, no JSON and no table: an error's own words.
+_SENTENCE = re.compile(r"[^\W\d_][^\n<>{}\[\]\t\";]{1,199}")
 _PARTS_OF_ENVELOPE = {
     *("code", "errorCode", "extraParams", "http_code", "message", "status", "statusCode"),
     *("success", "type"),
@@ -234,10 +236,12 @@ def _unquoted_reason(error: Exception) -> str:
 def _error_text(response: requests.Response) -> str:
     """What an error response says, on one line: ``message: details`` of Amplitude's envelope
     ``{"error": {"message", "metadata": {"details"}}}``, what the taxonomy, replays and lookup
-    tables have in its place (``{"errors": [{"message"}]}``, ``{"error"}``, ``{"message"}``). Of any
-    other body, what it is. Empty for a JSON object or list that came with 200 and tells of no
-    error."""
-    text = response.text.strip() if _is_no_events(response.text) else ""
+    tables have in its place (``{"errors": [{"message"}]}``, ``{"error"}``, ``{"message"}``), or a
+    sentence alone. Of any other body, what it is. Empty for a JSON object or list that came with
+    200 and tells of no error."""
+    text = response.text.strip()
+    if response.ok or not _SENTENCE.fullmatch(text):
+        text = ""
     try:
         body = response.json()
         if response.ok and (isinstance(body, list) or not body.get("error")):
@@ -2393,18 +2397,20 @@ class StagedFilesExtractor(RecordExtractor):
         if not _FILE_NAME.fullmatch(name) or any(part in ("", ".", "..") for part in folders):
             raise failure(
                 f"A member of the export of {window} has a name that can't be a file's here: "
-                f"{_named(member)}. {_UNUSABLE_ADVICE}"
+                f"{_quoted_name(member)}. {_UNUSABLE_ADVICE}"
             )
         start, _, end = window.partition(" to ")
         said = _hour_in(name)
         if said is None and not _is_one_hour(window):
-            message = f"Member {_named(member)} of the export of {window} does not say its hour."
+            message = (
+                f"Member {_quoted_name(member)} of the export of {window} does not say its hour."
+            )
             _LOGGER.info(f"{message} Its hours are asked for one by one.")
             raise RequestWindowSplitRequiredException("raw_events_files", message)
         hour = said or datetime.strptime(start, "%Y%m%dT%H").replace(tzinfo=timezone.utc)
         if not start <= f"{hour:%Y%m%dT%H}" <= end:
             raise failure(
-                f"Member {_named(member)} of the export of {window} is of another hour. "
+                f"Member {_quoted_name(member)} of the export of {window} is of another hour. "
                 f"{_UNUSABLE_ADVICE}"
             )
         return {
@@ -2471,7 +2477,7 @@ def _hour_in(name: str) -> datetime | None:
     return None
 
 
-def _named(member: zipfile.ZipInfo) -> str:
+def _quoted_name(member: zipfile.ZipInfo) -> str:
     return ascii(_excerpt(member.filename, 100))
 
 

@@ -587,8 +587,11 @@ class TestExportErrorHandler:
             ),
             (b'{"error": {"metadata": {"details": ["Raw data files were not found."]}}}', b""),
             (b'"Raw data files were not found."', b""),
-            (b"Raw data files were not found. Try again.", b"a text of 41 bytes"),
-            (b"The raw data file was not found here, nor were events.", b"a text of 54 bytes"),
+            (
+                b"Raw data files were not found. Try again.",
+                b"Raw data files were not found. Try again.",
+            ),
+            (b"The raw data file was not found here.", b"The raw data file was not found here."),
             (b"404 page not found", b"a text of 18 bytes"),
             (b"null", b""),
             (b"", b"an empty body"),
@@ -903,9 +906,26 @@ class TestAmplitudeErrorHandler:
         handler = AmplitudeErrorHandler(parameters={}, config={}, is_streamed=True)
         with pytest.raises(AirbyteTracedException) as failure:
             handler.interpret_response(response(b"No such table", status=400))
-        assert str(failure.value.message).startswith(
-            "Amplitude answered HTTP 400 (a text of 13 bytes "
-        )
+        assert str(failure.value.message).startswith("Amplitude answered HTTP 400 (No such table)")
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"user_id": "ada", "event_type": "signup"}',
+            b'{"user_id": "ada"}\n{"user_id": "bob"}',
+            b"amplitude_id,user_id\n1,ada\n",
+            b'1;"ada"',
+            b"<html>ada</html>",
+            b"ada " * 60,
+        ],
+    )
+    def test_given_a_refusal_that_is_no_sentence_then_nothing_of_it_is_quoted(
+        self, body: bytes
+    ) -> None:
+        with pytest.raises(AirbyteTracedException) as failure:
+            self.handler.interpret_response(response(body, status=400))
+        assert "with the checksum" in str(failure.value.message)
+        assert "ada" not in str(failure.value.message)
 
     def test_given_several_days_of_which_one_is_before_the_history_then_it_is_refused(self) -> None:
         """Its last days may be there: they must not be taken for empty ones."""
