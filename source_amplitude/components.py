@@ -2577,8 +2577,9 @@ class StagedFileRetriever(Retriever):
 
 
 class _NewHoursFirst(ConcurrentCursor):
-    """As the CDK's, but what is read again, and gaps, come after the hours that no sync has read:
-    else a folder that the look-back fills would never let them through.
+    """As the CDK's, but gaps come after the hours that no sync has read, and what is read again as
+    far as there is no gap after both: else a folder that the look-back fills would never let them
+    through.
 
     What is done beyond the first gap is in the state as well, ``later`` (see ``SavedState``), with
     the latest hour that had files, ``newest``, for ``StagedState``.
@@ -2589,17 +2590,22 @@ class _NewHoursFirst(ConcurrentCursor):
         snapshot, parse = copy(self), self._connector_state_converter.parse_value
         slices = [dict(each) for each in self._concurrent_state["slices"]]
         snapshot._concurrent_state = {**self._concurrent_state, "slices": slices}
-        newest, old = self._newest(), []
+        newest, value, unit = (
+            self._newest(),
+            slices[0]["most_recent_cursor_value"],
+            self._cursor_granularity,
+        )
+        gaps, again = [], []
         for window in ConcurrentCursor.stream_slices(snapshot):
             start, end = parse(window["start_time"]), parse(window["end_time"])
-            if start > newest:
-                yield window
-            elif end <= newest:
-                old.append(window)
-            else:
-                old.append(self._from_to(start, newest))
-                yield self._from_to(newest + self._cursor_granularity, end)
-        yield from old
+            if end > newest:
+                yield self._from_to(max(start, newest + unit), end)
+            if start <= newest and min(end, newest) > value:
+                gaps.append(self._from_to(max(start, value + unit), min(end, newest)))
+            if start <= value:
+                again.append(self._from_to(start, min(end, value)))
+        yield from gaps
+        yield from again
 
     @property
     def state(self) -> MutableMapping[str, Any]:

@@ -306,7 +306,7 @@ class TestRead:
             # What is to be read again goes by the newest hour, so that of others nothing is.
             (2, [(17, 20), (11, 12), (15, 16)]),
             (0, [(17, 20)]),
-            (5, [(17, 20), (8, 16)]),
+            (5, [(17, 20), (13, 16), (8, 12)]),
         ],
     )
     def test_given_hours_beyond_a_gap_when_read_again_then_the_gap_and_the_look_back_come_last(
@@ -803,7 +803,8 @@ class TestRoom:
         small = SmallFolder(staging, monkeypatch, room=4)
         state: dict[str, Any] = {"hour": "20240102T23"}
         settings = config(request_time_range=1, lookback_window_hours=6, num_workers=2)
-        for _ in range(3):
+        # Who comes first when there is no room for both is up to the workers.
+        for _ in range(6):
             with (
                 freezegun.freeze_time("2024-01-03T12:00:00Z") as clock,
                 requests_mock.Mocker() as http,
@@ -823,6 +824,34 @@ class TestRoom:
             output = read_stream(STREAM, settings, state)
         assert output.errors == []
         assert final_state(output) == {"hour": "20240103T09"}
+
+    @pytest.mark.usefixtures("standing_clock")
+    def test_given_a_folder_smaller_than_the_look_back_when_there_is_a_gap_then_it_is_read_before(
+        self, staging: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        small = SmallFolder(staging, monkeypatch, room=4)
+        state = {
+            "hour": "20240102T23",
+            "newest": "20240103T09",
+            "later": [{"from": "20240103T03", "to": "20240103T09"}],
+        }
+        with (
+            freezegun.freeze_time("2024-01-03T12:00:00Z") as clock,
+            requests_mock.Mocker() as http,
+        ):
+            monkeypatch.setattr(time, "sleep", lambda seconds: clock.tick(seconds + 0.001))
+            http.get(EXPORT, content=an_event_in_each_hour)
+            read_stream(
+                STREAM,
+                config(request_time_range=1, num_workers=1),
+                state,
+                expected=ExpectedOutcome.EXPECT_EXCEPTION,
+            )
+        small.take_all()
+        # Look-backs are the four hours from 04 on, and the six up to 23.
+        assert {path.rpartition("/")[0] for path in small.taken} == {
+            f"events/date=2024-01-03/hour={hour:02}" for hour in (0, 1, 2, 4)
+        }
 
     def test_given_a_folder_that_stays_full_when_read_then_it_ends_after_ten_minutes_once_for_all(
         self, staging: Path, monkeypatch: pytest.MonkeyPatch, standing_clock: Any
@@ -913,12 +942,14 @@ def test_given_a_death_between_windows_when_resumed_then_a_destination_has_all_f
         hours_of_slow = tuple(f"hour={slow + n * HOUR:%H}/" for n in range(2))
         others = {path for path in truth if not any(hour in path for hour in hours_of_slow)}
         output = ""
+        said = [f'"{slow + n * HOUR:%Y%m%dT%H}"' for n in (-1, 2)]
         for line in process.stdout:
             output += line
             take(line)
-            if set(destination) == others:
+            # All hours but those, and the state that says so.
+            if set(destination) == others and all(hour in output for hour in said):
                 process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == -signal.SIGTERM
+        assert process.wait(timeout=30) == -signal.SIGTERM
         dead = connector.finished(process, output)
         assert dead.state(STREAM)["hour"] == f"{slow - HOUR:%Y%m%dT%H}"
         assert dead.state(STREAM)["later"][0]["from"] == f"{slow + 2 * HOUR:%Y%m%dT%H}"
@@ -931,11 +962,11 @@ def test_given_a_death_between_windows_when_resumed_then_a_destination_has_all_f
     assert second.exit_code == 0
     # From the state's own hour on, as the look-back says, but for what is done beyond the gap.
     again = sorted(asked[asked_before:])
-    assert again[:2] == [
+    assert again[:3] == [
         (f"{slow + a * HOUR:%Y%m%dT%H}", f"{slow + b * HOUR:%Y%m%dT%H}")
-        for a, b in ((-1, 0), (1, 1))
+        for a, b in ((-1, -1), (0, 0), (1, 1))
     ]
-    assert all(start >= f"{slow + 3 * HOUR:%Y%m%dT%H}" for start, _ in again[2:])
+    assert all(start >= f"{slow + 3 * HOUR:%Y%m%dT%H}" for start, _ in again[3:])
     assert second.state(STREAM) == {"hour": f"{now - 3 * HOUR:%Y%m%dT%H}"}
     assert quiet not in exportable
     assert destination == truth
