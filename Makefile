@@ -46,6 +46,7 @@ fuzz: .venv/ready
 
 schemas: .venv/ready
 	$(BIN)/python -m scripts.inline_schemas
+	$(BIN)/python -m scripts.lake_schemas
 	$(BIN)/python -m scripts.docs_tables
 
 # The versions of poetry.lock, whatever has been released since.

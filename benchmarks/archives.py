@@ -76,6 +76,10 @@ class StoredProject(Project):
                 event["event_properties"]["payload"] = payload
             yield event
 
+    def member_names(self, hour: datetime) -> list[str]:
+        with zipfile.ZipFile(self.file(hour)) as stored:
+            return stored.namelist()
+
     def file(self, hour: datetime) -> Path:
         """The zip of an hour, in a folder named after all that its content depends on."""
         generator = hashlib.sha256(inspect.getsource(sandbox.project).encode()).hexdigest()[:8]

@@ -103,9 +103,7 @@ INFLATE, PARSE = (
     Reader(f"floor, until {step}", FLOOR.program, ("--until", step), prints=False)
     for step in ("inflate", "parse")
 )
-FILES = replace(
-    OURS, name=f"{OURS.name}, files", catalog=_catalog("raw_events_archives"), stages=True
-)
+FILES = replace(OURS, name=f"{OURS.name}, files", catalog=_catalog("raw_events_files"), stages=True)
 CURL = Reader("curl", (sys.executable, "-m", "benchmarks.curl"), prints=False, stages=True)
 
 

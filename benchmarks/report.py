@@ -45,8 +45,8 @@ divided by X's, at the default concurrency.
 - **published package**: `airbyte-source-amplitude==0.6.19` as pip installs it, with its own CDK.
 - **floor**: one thread that downloads, inflates, parses with orjson and prints, without the CDK.
 - **CDK, prebuilt records**: the same manifest with records that cost nothing to make.
-- **files**: the stream raw_events_archives, one file per hour; **curl** gets the same addresses
-  from the same sandbox, one after the other over one connection, into files as well.
+- **files**: the stream raw_events_files, which unpacks each file to check it; **curl** gets the
+  archives from the same sandbox, hour by hour over one connection, into files as well.
 
 Memory is the process's high-water mark (`VmHWM`). Its archives consist of events with a random
 payload, which hardly compresses: 2 GB of ordinary events would be six million. Temporary space is

@@ -162,16 +162,17 @@ class Bench:
         command = (*wrapper, *reader.program, "read", *options)
         hours = server.project.all_hours[span.skip : span.skip + span.hours]
         expected = sum(map(server.project.event_count, hours))
-        if reader.stages:
-            expected = sum(bool(server.project.event_count(hour)) for hour in hours)
+        if reader is readers.FILES:
+            expected = sum(len(server.project.member_names(hour)) for hour in hours)
         with tempfile.TemporaryDirectory(dir=self._work) as staging:
             env = {**server.env, **reader.env, "AIRBYTE_STAGING_DIRECTORY": staging}
             run = measure(command, env, stop_when, pause)
             if reader.stages:
-                staged = [file.stat().st_size for file in Path(staging).rglob("*.zip")]
-                # Served archives are a little longer than stored ones.
+                staged = [f.stat().st_size for f in Path(staging).rglob("*") if f.is_file()]
+                # Served archives are a little longer than stored ones, members a little shorter.
                 size = server.project.archive_bytes(hours)
-                if len(staged) != expected or not size <= sum(staged) < size * 1.01 + 10_000:
+                count = expected if reader.prints else len(hours)
+                if len(staged) != count or abs(sum(staged) - size) > size * 0.01 + 10_000:
                     raise MeasureError(
                         f"{reader.name} left {len(staged)} files of {sum(staged):,} B."
                     )

@@ -45,7 +45,7 @@ KEYS = {
     "lookup_table_rows": ["table", "row_number"],
     "deletion_jobs": ["day", "app"],
     "deleted_users": ["amplitude_id", "day", "app"],
-    "raw_events_archives": ["hour"],
+    "raw_events_files": ["path"],
     "experiments": ["id"],
     "flags": ["id"],
     "flag_versions": ["flag_id", "version"],
@@ -56,7 +56,7 @@ KEYS = {
     "report_checkout": ["date", "step", "group"],
 }
 # Files need a folder and somebody who takes them, which is no door's matter.
-TABLES = [stream for stream in KEYS if stream != "raw_events_archives"]
+TABLES = [stream for stream in KEYS if stream != "raw_events_files"]
 _STARTED = datetime.now(timezone.utc)  # tools that are at work have clocks of their own
 _HOUR, _HOURS = timedelta(hours=1), 7 * 24
 

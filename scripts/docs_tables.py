@@ -122,9 +122,8 @@ ABOUT = {
         "The users of these jobs: a row per user, scheduled day and project",
         "analytics/user-privacy",
     ),
-    "raw_events_archives": About(
-        "The same events as `events`, as [files](#archives-as-files): a row and a file per hour"
-        " that has some",
+    "raw_events_files": About(
+        "The same events as `events`, as [files for engines](#events-as-files): a row per file",
         "analytics/export",
     ),
     "experiments": About(

@@ -13,7 +13,7 @@ bands stand in the order in which they lean on each other, each class before its
                                                                   RetryAfter..., ProjectName,
                                                                   FromSlice
 4   state                 all that are incremental                SavedState
-5   export                events, raw_events_archives             Export..., EventFilter, Staged...
+5   export                events, raw_events_files                Export..., EventFilter, Staged...
 6   dashboard series      user counts, sessions, event_counts,    DashboardSeries..., Retention...,
                           retention, revenue_ltv                  LifetimeValue...
 7   lists                 lists, taxonomy, lookup tables,         List..., NextPage, CsvRows...,
@@ -25,6 +25,7 @@ bands stand in the order in which they lean on each other, each class before its
 """
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -44,6 +45,7 @@ from codecs import iterdecode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from difflib import get_close_matches
@@ -90,12 +92,16 @@ from airbyte_cdk.sources.declarative.requesters.paginators.strategies.pagination
 )
 from airbyte_cdk.sources.declarative.retrievers import Retriever, SimpleRetriever
 from airbyte_cdk.sources.declarative.retrievers.file_uploader import ConnectorBuilderFileUploader
+from airbyte_cdk.sources.declarative.retrievers.request_window_splitting import (
+    RequestWindowSplitting,
+)
 from airbyte_cdk.sources.declarative.transformations import RecordTransformation
 from airbyte_cdk.sources.streams.call_rate import (
     APIBudget,
     BaseCallRatePolicy,
     CallRateLimitHit,
 )
+from airbyte_cdk.sources.streams.concurrent.cursor import ConcurrentCursor
 from airbyte_cdk.sources.streams.core import StreamData
 from airbyte_cdk.sources.streams.http.error_handlers import ErrorResolution, ResponseAction
 from airbyte_cdk.sources.streams.http.error_handlers.response_models import SUCCESS_RESOLUTION
@@ -1422,6 +1428,9 @@ class OutageError(AirbyteTracedException):
     """Ends a stream: of the window that showed that nobody answers, and of all that follow it,
     which are not asked for."""
 
+    # Errors of requests before it
+    tells_of = GIVEN_UP_IN_A_ROW - 1
+
 
 def was_given_up(error: Exception) -> TypeGuard[AirbyteTracedException]:
     """Whether an error of the CDK is that of a request whose retries are used up, for reasons that
@@ -1783,7 +1792,7 @@ class SavedState(StateMigration):
         spans = [(max(begin, start), end) for begin, end in spans if end > start]
         if not spans or spans[0][0] > start:
             spans.insert(0, (start, start))
-        dones = [self._done_until(min(end, newest), newest) for _, end in spans]
+        dones = self._dones(saved, spans, newest)
         # What is to be read again as a whole is as good as not read.
         first, *later = (
             (begin, max(begin, done), end)
@@ -1826,6 +1835,12 @@ class SavedState(StateMigration):
         except (LookupError, TypeError):
             raise self._unreadable(f"it is {saved}") from None
         return noted, [(began, state), *(span for span in later if span[1] > state)]
+
+    def _dones(
+        self, saved: Mapping[str, Any], spans: Sequence[tuple[datetime, datetime]], newest: datetime
+    ) -> list[datetime]:
+        """Of each span, the last moment that is not to be read again."""
+        return [self._done_until(min(end, newest), newest) for _, end in spans]
 
     def _done_until(self, state: datetime, newest: datetime) -> datetime:
         """The last moment that is not to be read again."""
@@ -1945,8 +1960,21 @@ _SPOOLED_ADVICE = (
     "TMPDIR to a folder with more; fewer Hours per Export Request make smaller archives."
 )
 _STAGED_ADVICE = (
-    "Archives stay there until the destination has taken them. Make room; the next sync goes on "
-    "where this one ended."
+    "Files stay there until the destination has taken them. Make room; the next sync goes on where "
+    "this one ended."
+)
+# How long a full staging folder is waited for, and how long between two looks.
+_ROOM_SECONDS, _LOOK_SECONDS = 600, 5
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+# Engines pass over names that begin with a dot or an underscore, and inflate by how they end.
+_FILE_NAME = re.compile(r"[A-Za-z0-9][^/\\\x00-\x1f\x7f]*\.json\.gz", re.ASCII)
+_HOUR_IN_NAME = re.compile(r"(?<!\d)(\d{4}-\d\d-\d\d)_(\d{1,2})(?=[#.])", re.ASCII)
+_TRIES_AT_FOLDER = 100
+# What Hive and Spark write as %XX in the name of a partition's folder, and take back.
+_NOT_IN_FOLDER = re.compile(r"[\x00-\x1f\x7f\"#%'*/:=?\\{\[\]^]")
+_FILTERS_WARNING = (
+    "Filter Events does not apply to the stream raw_events_files: its files hold all events as "
+    "Amplitude has them, with all their properties. Deselect it if that must not be."
 )
 _MEMBER_NAME = re.compile(
     r"(?:\d{1,20}/)?\d{1,20}_\d{4}-\d\d-\d\d_\d\d?#\d{1,9}\.json\.gz", re.ASCII
@@ -1966,16 +1994,15 @@ class ExportErrorHandler(AmplitudeErrorHandler):
     before it counts. A 404 in Amplitude's own words, an empty window, is named in the log. Codes
     for ``too_much`` are left to the next handler. All else is as in the base class.
 
-    One that ``is_staged`` is spooled in the staging folder, where ``StagedArchiveExtractor`` has
-    only to name it. Of its members, the beginnings are unpacked: all of them would cost several
-    times what the download does.
+    With ``is_staged``, nobody reads the members later: all are unpacked before any is handed over.
 
     Raises ``DefaultBackoffException``, which has the CDK ask again, for a connection that breaks
     or stays silent, for a body that is no intact archive and for any other 404; resolves to a
-    split when connections for a long window break again and again.
+    split when connections for a long window break again and again, or a member of one is damaged.
     """
 
     is_staged: bool = False
+    gunzip: ClassVar[Callable[..., Any]] = gzip.GzipFile
     too_much: list[int] = field(default_factory=list)
 
     def __post_init__(self, parameters: Mapping[str, Any]) -> None:
@@ -1995,7 +2022,7 @@ class ExportErrorHandler(AmplitudeErrorHandler):
         failure_type = FailureType.transient_error
         try:
             if response.ok or response.history:
-                response.raw = _spool_archive(response, self.is_staged)
+                response.raw = _spool_archive(response, self.is_staged, self.gunzip)
                 return SUCCESS_RESOLUTION
             if response.status_code in self.too_much:
                 return ErrorResolution(ResponseAction.FAIL, FailureType.system_error)
@@ -2018,6 +2045,11 @@ class ExportErrorHandler(AmplitudeErrorHandler):
             failure = error
             message = f"{error} in the export of {window}."
             failure_type = FailureType.system_error
+            if not _is_one_hour(window):  # so that its other hours arrive
+                response.close()
+                return ErrorResolution(
+                    ResponseAction.SPLIT_REQUEST_WINDOW, failure_type, error_message=message
+                )
         except zipfile.BadZipFile as error:
             failure = error
             message = (
@@ -2040,16 +2072,11 @@ class ExportErrorHandler(AmplitudeErrorHandler):
         answer: requests.Response | requests.RequestException,
     ) -> ErrorResolution:
         request, window = _request(answer), _window(answer)
-        smaller = ""
-        if not self.is_staged:  # an hour as a file can't be made smaller
-            smaller = (
-                "; if that does not help, lower Hours per Export Request, so that Amplitude has "
-                "less to send at once"
-            )
         message = (
             f"The connection to {urlsplit(request.url or '').hostname} broke or stayed silent in "
             f"the export of {window} ({type(error).__name__}: {_unquoted_reason(error)}). Try "
-            f"again later{smaller}."
+            "again later; if that does not help, lower Hours per Export Request, so that Amplitude "
+            "has less to send at once."
         )
         breaks = self._breaks[request] = self._breaks.get(request, 0) + 1
         if breaks <= _BREAKS_BEFORE_SPLIT or _is_one_hour(window):
@@ -2082,21 +2109,21 @@ def _is_one_hour(window: str) -> bool:
     return start == end
 
 
-def _spool_archive(response: requests.Response, is_staged: bool) -> IO[bytes]:
+def _spool_archive(
+    response: requests.Response, is_staged: bool, gunzip: Callable[..., Any]
+) -> IO[bytes]:
     """The body in a file that vanishes with the process, checked to be an intact zip.
 
     Raises ``requests.RequestException`` when the connection breaks off, ``zipfile.BadZipFile``
     when the body is something else or damaged, ``AirbyteTracedException`` when the disk refuses.
     """
-    folder = _staging_folder() if is_staged else Path(tempfile.gettempdir())
-    advice = _STAGED_ADVICE if is_staged else _SPOOLED_ADVICE
     with (
-        _storing("An export archive", folder, advice),
-        _kept_open(_nameable_file(folder) if is_staged else tempfile.TemporaryFile()) as spooled,
+        _storing("An export archive", Path(tempfile.gettempdir()), _SPOOLED_ADVICE),
+        _kept_open(tempfile.TemporaryFile()) as spooled,
     ):
         _spool(response, spooled, f"Export of {_window(response)}")
         is_to_be_unpacked = is_staged or _is_one_hour(_window(response))
-        _check_archive(spooled, is_to_be_unpacked, only_beginnings=is_staged)
+        _check_archive(spooled, gunzip if is_to_be_unpacked else None)
     return spooled
 
 
@@ -2104,9 +2131,7 @@ class _DamagedMember(zipfile.BadZipFile):
     """A member of an intact zip archive that can't be unpacked."""
 
 
-def _check_archive(
-    spooled: IO[bytes], is_to_be_unpacked: bool, only_beginnings: bool = False
-) -> None:
+def _check_archive(spooled: IO[bytes], gunzip: Callable[..., Any] | None) -> None:
     try:
         with _Archive(spooled) as archive:
             # A damaged directory may hide a member from zipfile, which does not count them.
@@ -2116,10 +2141,11 @@ def _check_archive(
             if any(member.CRC and not member.file_size for member in archive.filelist):
                 raise zipfile.BadZipFile("a member has lost its size")
             damaged = archive.testzip()
-            for member in archive.infolist() if is_to_be_unpacked and not damaged else ():
-                with archive.unpacked(gzip.GzipFile, member) as lines:
-                    while lines.read(_CHUNK_BYTES) and not only_beginnings:
-                        pass
+            if gunzip and not damaged:
+                for member in archive.infolist():
+                    with archive.unpacked(gunzip, member) as lines:
+                        while lines.read(_CHUNK_BYTES):
+                            pass
     except _DamagedMember:
         raise
     except _UNZIP_ERRORS as error:
@@ -2498,37 +2524,142 @@ def _json_of_list(value: Any) -> Any:
 
 
 @dataclass
-class StagedArchiveExtractor(RecordExtractor):
-    """The archive of an hour in (as ``ExportErrorHandler`` leaves it), a record about its file out.
+class StagedFilesExtractor(RecordExtractor):
+    """The archive of a window in (as ``ExportErrorHandler`` leaves it), a record about each of its
+    members out, which then is a file in the staging folder, as engines read them.
 
-    Out: ``{"hour": "2026-11-23T14:00:00+00:00", "path": "events/2026/11/23/14.zip", "members": 2,
-    "bytes": 1234}``, with the archive under that path in the staging folder, in the place of an
-    earlier one. Without members that hold something there is neither. No built-in knows of a file
-    that is there already.
+    Out: ``{"hour": "2026-11-23T14:00:00+00:00", "path": "events/date=2026-11-23/hour=14/1.json.gz",
+    "file": "1.json.gz", "bytes": 1234}``, where the file is the member's gzip, in the place of an
+    earlier one of that name. With Project Name there is a folder more, ``project=Shop``. Members
+    without bytes make no file. The hour is that of the name, ``187520_2026-11-23_14#0.json.gz``; of
+    a name without one, that of a window of one hour. No built-in knows of files that are there.
 
-    Raises ``AirbyteTracedException`` when the disk refuses.
+    When there is no room, it looks for ten minutes whether the destination makes some; nothing is
+    asked for again meanwhile, so that no back-off of the CDK's would do.
+
+    Raises ``RequestWindowSplitRequiredException``, which has the CDK read the window again as two
+    halves, for a name without an hour in a longer window; ``AirbyteTracedException`` for a name
+    that is none of a file, or contradicts the window, and when the disk refuses.
     """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._root = "events"
+        if project := self.config.get("project_name"):
+            self._root += f"/project={_NOT_IN_FOLDER.sub(_percent_encoded, project)}"
+        self.ended = ""  # by a folder that stayed full: what is said about it
 
     def extract_records(self, response: requests.Response) -> Iterable[MutableMapping[str, Any]]:
         window, folder = _window(response), _staging_folder()
-        hour = datetime.strptime(_query(response)["start"], "%Y%m%dT%H").replace(
+        raw: Any = response.raw
+        with raw as spooled, _Archive(spooled) as archive:
+            members = [member for member in archive.infolist() if member.file_size]
+            # All of them, before the first is handed over.
+            records = [self._record(member, window) for member in members]
+            if len({record["path"] for record in records}) < len(records):
+                raise failure(
+                    f"Two members of the export of {window} have one name. {_UNUSABLE_ADVICE}"
+                )
+            for member, record in zip(members, records, strict=True):
+                self._stage(archive, member, folder, record["path"])
+                yield record
+            _LOGGER.info(
+                f"Export of {window}: {len(records)} files of "
+                f"{sum(record['bytes'] for record in records):,} bytes handed over."
+            )
+
+    def _record(self, member: zipfile.ZipInfo, window: str) -> dict[str, Any]:
+        *folders, name = member.filename.split("/")
+        if not _FILE_NAME.fullmatch(name) or any(part in ("", ".", "..") for part in folders):
+            raise failure(
+                f"A member of the export of {window} has a name that can't be a file's here: "
+                f"{_quoted_name(member)}. {_UNUSABLE_ADVICE}"
+            )
+        start, _, end = window.partition(" to ")
+        said = _hour_in(name)
+        if said is None and not _is_one_hour(window):
+            message = (
+                f"Member {_quoted_name(member)} of the export of {window} does not say its hour."
+            )
+            _LOGGER.info(f"{message} Its hours are asked for one by one.")
+            raise RequestWindowSplitRequiredException("raw_events_files", message)
+        hour = said or datetime.strptime(start, "%Y%m%dT%H").replace(tzinfo=timezone.utc)
+        if not start <= f"{hour:%Y%m%dT%H}" <= end:
+            raise failure(
+                f"Member {_quoted_name(member)} of the export of {window} is of another hour. "
+                f"{_UNUSABLE_ADVICE}"
+            )
+        return {
+            "hour": hour.isoformat(),
+            "path": f"{self._root}/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}",
+            "file": name,
+            "bytes": member.file_size,
+        }
+
+    def _stage(
+        self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, path: str
+    ) -> None:
+        waits_since = None
+        while True:
+            try:
+                with archive.open(member) as packed, _nameable_file(folder) as file:
+                    shutil.copyfileobj(packed, file, _CHUNK_BYTES)
+                    file.flush()
+                    _hand_over(file, folder / path)
+                return
+            except OSError as error:
+                said = (
+                    f"A file of {member.file_size:,} bytes could not be stored in {folder}: "
+                    f"{error.strerror}. {_STAGED_ADVICE}"
+                )
+                is_full, now = error.errno in _NO_ROOM, time.monotonic()
+                if waits_since is None and is_full and not self.ended:
+                    waits_since = now
+                    _LOGGER.warning(
+                        f"There is no room in {folder} for a file of {member.file_size:,} bytes. "
+                        "The stream waits until the destination has taken others, for "
+                        f"{_ROOM_SECONDS // 60} minutes at most."
+                    )
+                if not is_full or self.ended or now - (waits_since or now) >= _ROOM_SECONDS:
+                    self.ended = said if is_full else self.ended
+                    raise (_FullFolderError.of(said) if self.ended else failure(said)) from error
+            time.sleep(_LOOK_SECONDS)
+
+
+class _FullFolderError(OutageError):
+    """Ends a stream for which there was no room."""
+
+    tells_of = 0
+
+    @classmethod
+    def of(cls, message: str) -> "_FullFolderError":
+        failure_type = FailureType.system_error
+        return cls(message=message, internal_message=message, failure_type=failure_type)
+
+
+_UNUSABLE_ADVICE = (
+    "None of its files was handed over. Report the window to Amplitude's support; the stream "
+    "events reads it."
+)
+
+
+def _hour_in(name: str) -> datetime | None:
+    """The hour of a member's name, ``187520_2026-11-23_7#0.json.gz``, if there is one."""
+    match = _HOUR_IN_NAME.search(name)
+    with suppress(ValueError):
+        return match and datetime.strptime(" ".join(match.groups()), "%Y-%m-%d %H").replace(
             tzinfo=timezone.utc
         )
-        path = f"events/{hour:%Y/%m/%d/%H}.zip"
-        raw: Any = response.raw
-        with raw as spooled, zipfile.ZipFile(spooled) as archive:
-            members = sum(1 for member in archive.infolist() if member.file_size)
-            size = spooled.seek(0, io.SEEK_END)
-            if members:
-                with _storing("An export archive", folder, _STAGED_ADVICE):
-                    _hand_over(spooled, folder / path)
-        _LOGGER.info(
-            f"Export of {window}: {members} files, {size:,} bytes zipped, "
-            f"{f'staged as {path}' if members else 'nothing to stage'}."
-        )
-        if not members:
-            return []
-        return [{"hour": hour.isoformat(), "path": path, "members": members, "bytes": size}]
+    return None
+
+
+def _quoted_name(member: zipfile.ZipInfo) -> str:
+    return ascii(_excerpt(member.filename, 100))
+
+
+def _percent_encoded(match: re.Match[str]) -> str:
+    return f"%{ord(match[0]):02X}"
 
 
 def _nameable_file(folder: Path) -> IO[bytes]:
@@ -2540,23 +2671,33 @@ def _nameable_file(folder: Path) -> IO[bytes]:
 
 
 def _hand_over(spooled: IO[bytes], path: Path) -> None:
-    """Give a file without a name one, all at once: whoever reads an earlier one can go on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.unlink(missing_ok=True)
+    """Give a file without a name one, all at once: whoever reads an earlier one can go on.
+
+    Who takes files away may remove the folder that they have left empty, just before.
+    """
+    # Of a name that no engine reads.
+    unfinished = path.with_name(f".{path.name}.part")
     number = spooled.fileno()
-    try:
+    for tries_left in reversed(range(_TRIES_AT_FOLDER)):
         try:
-            # A descriptor of a folder, whichever, has Python make a call that follows this link.
-            os.link(f"/proc/self/fd/{number}", unfinished, src_dir_fd=number)
-        except (NotImplementedError, OSError):
-            spooled.seek(0)
-            with unfinished.open("wb") as copy:
-                shutil.copyfileobj(spooled, copy, _CHUNK_BYTES)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.unlink(missing_ok=True)
+            try:
+                # A descriptor of a folder, whichever, has Python make a call that follows this
+                # link.
+                os.link(f"/proc/self/fd/{number}", unfinished, src_dir_fd=number)
+            except (NotImplementedError, OSError):
+                spooled.seek(0)
+                with unfinished.open("wb") as copy:
+                    shutil.copyfileobj(spooled, copy, _CHUNK_BYTES)
+            unfinished.replace(path)
+            return
+        except FileNotFoundError:
+            if not tries_left:
+                raise
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
 
 
 @dataclass
@@ -2566,18 +2707,28 @@ class StagedFileRetriever(Retriever):
     In: records with ``path``, that of a file in the staging folder, and ``bytes``. The CDK's
     uploader does nothing here: it holds a whole file in memory, writes over one that somebody may
     be reading, and takes another folder, unknown to any destination, when there is no staging
-    folder. A stream has a ``file_uploader`` so that the catalog says it has files.
+    folder. A stream has a ``file_uploader`` so that the catalog says it has files. Beside one, the
+    CDK refuses ``request_window_splitting``, since its uploader sends requests in the middle of a
+    window: so windows are halved from here, with ``failure_message`` where that ends.
 
     Raises ``AirbyteTracedException`` (config error) where no file can be handed over, before
-    anything is asked for.
+    anything is asked for; once there was no room for ten minutes, for each window that follows.
     """
 
     retriever: SimpleRetriever
+    cursor: Any
+    failure_message: str
+    config: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         selector: Any = self.retriever.record_selector
+        self._extractor = selector.extractor
         self._is_preview = isinstance(selector.file_uploader, ConnectorBuilderFileUploader)
         selector.file_uploader = None
+        self.retriever.request_window_splitting = RequestWindowSplitting(self.failure_message)
+        self.retriever.request_window_splitter = self.cursor.split_request_window
+        self.cursor.__class__ = _NewHoursFirst
+        self._warnings = iter([_FILTERS_WARNING] if EventFilter.of(self.config) else [])
 
     def read_records(
         self, records_schema: Mapping[str, Any], stream_slice: StreamSlice | None = None
@@ -2588,6 +2739,10 @@ class StagedFileRetriever(Retriever):
                 "all that this stream is for. It can be read where the connector runs by itself."
             )
         folder = _staging_folder()
+        for warning in self._warnings:
+            _LOGGER.warning(warning)
+        if self._extractor.ended:
+            raise _FullFolderError.of(self._extractor.ended)
         for record in self.retriever.read_records(records_schema, stream_slice):
             if isinstance(record, Record):
                 record.file_reference = AirbyteRecordMessageFileReference(
@@ -2596,6 +2751,91 @@ class StagedFileRetriever(Retriever):
                     file_size_bytes=record["bytes"],
                 )
             yield record
+
+
+class _NewHoursFirst(ConcurrentCursor):
+    """As the CDK's, but gaps come after the hours that no sync has read, and what is read again as
+    far as there is no gap after both: else a folder that the look-back fills would never let them
+    through.
+
+    What is done beyond the first gap is in the state as well, ``later`` (see ``SavedState``), with
+    the latest hour that had files, ``newest``, for ``StagedState``.
+    """
+
+    def stream_slices(self) -> Iterable[StreamSlice]:
+        # Of its own: windows that are done meanwhile change it.
+        snapshot, parse = copy(self), self._connector_state_converter.parse_value
+        slices = [dict(each) for each in self._concurrent_state["slices"]]
+        snapshot._concurrent_state = {**self._concurrent_state, "slices": slices}
+        newest, value, unit = (
+            self._newest(),
+            slices[0]["most_recent_cursor_value"],
+            self._cursor_granularity,
+        )
+        gaps, again = [], []
+        for window in ConcurrentCursor.stream_slices(snapshot):
+            start, end = parse(window["start_time"]), parse(window["end_time"])
+            if end > newest:
+                yield self._from_to(max(start, newest + unit), end)
+            if start <= newest and min(end, newest) > value:
+                gaps.append(self._from_to(max(start, value + unit), min(end, newest)))
+            if start <= value:
+                again.append(self._from_to(start, min(end, value)))
+        yield from gaps
+        yield from again
+
+    @property
+    def state(self) -> MutableMapping[str, Any]:
+        converter, newest = self._connector_state_converter, self._newest()
+        form = converter.output_format
+        # Those that the state began with are among the slices.
+        printed = {name: value for name, value in super().state.items() if name != "later"}
+        slices = converter.merge_intervals([dict(s) for s in self._concurrent_state["slices"]])
+        later = [
+            {"from": form(s["start"]), "to": form(min(s["end"], newest))}
+            for s in slices[1:]
+            if s["start"] <= newest
+        ]
+        return {**printed, "later": later, "newest": form(newest)} if later else printed
+
+    def _newest(self) -> Any:
+        """As of events, hours without any do not count."""
+        saved = self._concurrent_state.get("newest")
+        known = [self._connector_state_converter.parse_value(saved)] if saved else []
+        values = [s.get("most_recent_cursor_value") for s in self._concurrent_state["slices"]]
+        return max(known + [value for value in values if value])
+
+    def _from_to(self, start: Any, end: Any) -> StreamSlice:
+        form = self._connector_state_converter.output_format
+        window = {"start_time": form(start), "end_time": form(end)}
+        return StreamSlice(partition={}, cursor_slice=window)
+
+
+@dataclass
+class StagedState(SavedState):
+    """As its base, but the look-back of what is in ``later`` is that of the stream, see
+    ``_NewHoursFirst``.
+
+    In: a state that may also have ``newest``, an hour. Out: ``newest`` as well.
+    """
+
+    def _done(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+        done = super()._done(saved)
+        if "newest" not in saved:
+            return done
+        return {**done, "newest": self._written(self._newest(saved))}
+
+    def _dones(
+        self, saved: Mapping[str, Any], spans: Sequence[tuple[datetime, datetime]], newest: datetime
+    ) -> list[datetime]:
+        dones = super()._dones(saved, spans, newest)
+        if "newest" not in saved:
+            return dones
+        latest = self._done_until(min(self._newest(saved), newest), newest)
+        return [dones[0], *(min(end, latest) for _, end in spans[1:])]
+
+    def _newest(self, saved: Mapping[str, Any]) -> datetime:
+        return self._parse(saved["newest"], self.declarative_stream.incremental_sync)
 
 
 def _staging_folder() -> Path:

@@ -179,6 +179,12 @@ class BatchingExtractor(components.ExportArchiveExtractor):
         return {self.cursor_field: value, _BATCH: batch}
 
 
+class InflatingErrorHandler(components.ExportErrorHandler):
+    """Its base, three times as fast where members are unpacked to be checked."""
+
+    gunzip = GzipFile
+
+
 class BatchingEntrypoint(AirbyteEntrypoint):
     """Prints a batch in the place of its record, and counts it as the records it has."""
 
@@ -275,9 +281,8 @@ class BatchingSource(PlainSource):
         if isinstance(error, components.OutageError):
             is_known = name in self._told
             if not is_known:
-                told = components.GIVEN_UP_IN_A_ROW - 1
-                self._told[name] = max(0, told - len(waiting))
-                del waiting[-told:]
+                self._told[name] = max(0, error.tells_of - len(waiting))
+                del waiting[len(waiting) - min(error.tells_of, len(waiting)) :]
             return is_known
         if not components.was_given_up(error):
             return False
@@ -307,7 +312,11 @@ class BatchingSource(PlainSource):
 def components_in_batches() -> ModuleType:
     """What the manifest is to find under the name of ``components.py``."""
     module = ModuleType(components.__name__)
-    vars(module).update(vars(components), ExportArchiveExtractor=BatchingExtractor)
+    vars(module).update(
+        vars(components),
+        ExportArchiveExtractor=BatchingExtractor,
+        ExportErrorHandler=InflatingErrorHandler,
+    )
     return module
 
 

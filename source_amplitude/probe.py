@@ -41,7 +41,7 @@ _UNITS_PER_MINUTE = 980 / 5.25
 _FIRST = "events_list"
 _NOT_ASKED = {
     "cohort_members": "each download takes one of the month's 500",
-    "raw_events_archives": "it hands over files; it makes the same call as events",
+    "raw_events_files": "it hands over files; it makes the same call as events",
 }
 # Those whose windows are whole weeks or months: the property is tried by daily_user_counts.
 _WITHOUT_GROUPS = ("weekly_user_counts", "monthly_user_counts")

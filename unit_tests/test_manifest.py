@@ -17,6 +17,7 @@ from airbyte_cdk.sources.declarative.interpolation import InterpolatedString
 from airbyte_cdk.sources.streams.http.tcp_keepalive import TcpKeepaliveHTTPAdapter
 from jsonschema import Draft7Validator
 
+from scripts import lake_schemas
 from scripts.inline_schemas import inline_schemas, read_schemas
 from source_amplitude import SourceAmplitude
 from unit_tests.helpers import config
@@ -66,6 +67,13 @@ def test_top_level_keys_stand_in_the_agreed_order() -> None:
 
 def test_inline_schemas_are_those_of_the_files() -> None:
     assert inline_schemas(MANIFEST_TEXT, SCHEMAS) == MANIFEST_TEXT, "run `make schemas`"
+
+
+def test_what_engines_are_told_of_events_is_what_their_schema_says() -> None:
+    page = lake_schemas.PAGE.read_text(encoding="utf-8")
+    assert lake_schemas.with_statements(page) == page, "run `make schemas`"
+    # Only these would not be noticed: what has no place in the page.
+    assert all(make() in page for _, make in lake_schemas.STATEMENTS.values())
     assert MANIFEST["schemas"] == SCHEMAS
 
 
@@ -86,7 +94,7 @@ def test_streams_that_take_nothing_of_the_budget_are_started_before_those_that_w
     """And these from the cheapest to the dearest; each report is priced by itself."""
     order = [s.name for s in SourceAmplitude(config=EVERYTHING).streams(EVERYTHING)]
     assert order[-len(REPORTS) :] == [f"report_{report['name']}" for report in REPORTS]
-    dear = order[order.index("raw_events_archives") + 1 : -len(REPORTS)]
+    dear = order[order.index("raw_events_files") + 1 : -len(REPORTS)]
     assert dear == [
         *("daily_user_counts", "weekly_user_counts", "monthly_user_counts", "revenue_ltv"),
         *("average_session_length", "sessions_per_user", "session_lengths"),
@@ -211,7 +219,7 @@ def test_every_request_has_its_timeouts_and_keeps_its_connection_alive() -> None
 def test_only_archives_lookup_tables_and_members_are_streamed() -> None:
     """What is not would be read into memory whole before a component sees it."""
     streamed = {name for name, r in retrievers().items() if r.requester.stream_response}
-    assert streamed == {"cohort_members", "events", "lookup_table_rows", "raw_events_archives"}
+    assert streamed == {"cohort_members", "events", "lookup_table_rows", "raw_events_files"}
 
 
 def test_every_extractor_is_one_that_refuses_empty_records() -> None:
@@ -228,7 +236,7 @@ def test_every_extractor_is_one_that_refuses_empty_records() -> None:
         "ListExtractor",
         "RetentionExtractor",
         "SegmentationExtractor",
-        "StagedArchiveExtractor",
+        "StagedFilesExtractor",
     }
 
 

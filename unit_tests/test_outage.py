@@ -47,7 +47,7 @@ REPORTS: list[dict[str, Any]] = [
 ]
 STREAMS = [
     *("active_users", "daily_user_counts", "weekly_user_counts", "average_session_length"),
-    *("session_lengths", "event_counts", "retention", "revenue_ltv", "raw_events_archives"),
+    *("session_lengths", "event_counts", "retention", "revenue_ltv", "raw_events_files"),
     *("session_replays", "lookup_table_rows", "deletion_jobs", "report_shares", "report_steps"),
 ]
 
@@ -194,7 +194,7 @@ class TestEvents:
 def test_given_no_answers_to_a_stream_when_read_then_it_ends_soon_and_with_one_error(
     stream: str, workers: int
 ) -> None:
-    year = 2023 if stream == "raw_events_archives" else 2020
+    year = 2023 if stream == "raw_events_files" else 2020
     settings = config(start_date=f"{year}-09-01T00:00:00Z", num_workers=workers, reports=REPORTS)
     with requests_mock.Mocker() as http:
         http.get(requests_mock.ANY, **OUTAGES["server"])

@@ -81,7 +81,7 @@ def test_given_a_project_when_probed_then_all_streams_answer_for_less_than_150_u
     names = [s["name"] for s in discovered_streams(True, json.dumps([*reports, CHART]))]
     assert sorted(found) == sorted(names)
     assert {name for name, answer in found.items() if answer == "not asked"} == {
-        *("cohort_members", "raw_events_archives", "report_board")
+        *("cohort_members", "raw_events_files", "report_board")
     }
     assert set(found.values()) - {"not asked"} <= {"yes", "nothing there"}
     dashboard = [

@@ -6,6 +6,7 @@ Each sync runs in this process against a model of a project; a death is an outpu
 import json
 import os
 import random
+import re
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -57,6 +58,10 @@ class Export:
             return START - self.unit
         return datetime.strptime(state[self.cursor], self.form)
 
+    def is_settled(self, unit: datetime, state: Any, look_back: int) -> bool:
+        """Whether a unit after the saved one does not change any more."""
+        return False
+
     def answer(self, request: Any, context: Any) -> bytes:
         threading.Event().wait(random.random() / 500)  # so that windows finish in any order
         start, end = (
@@ -85,26 +90,40 @@ class Export:
         return str(record["uuid"])
 
 
-class Archives(Export):
-    """A project's files by hour, each with as many members as it has versions."""
+class Files(Export):
+    """A project's files by hour, each handed over; a window with a bad hour is cut off."""
 
-    stream, cursor = "raw_events_archives", "hour"
+    stream, cursor = "raw_events_files", "hour"
+
+    def is_settled(self, unit: datetime, state: Any, look_back: int) -> bool:
+        """It has been read beyond a gap, and the newest hour is more than the look-back away."""
+        hours = self._hour
+        return any(
+            hours(each["from"])
+            <= unit
+            <= min(hours(each["to"]), hours(state["newest"]) - look_back * self.unit)
+            for each in (state or {}).get("later", [])
+        )
+
+    def _hour(self, text: str) -> datetime:
+        return datetime.strptime(text, self.form)
 
     def body(self, hours: list[datetime], is_bad: bool, context: Any) -> bytes:
-        [hour] = hours
-        count = self.versions.get(hour, 0)
-        if not count and not is_bad:
+        members = {
+            f"1_{hour:%Y-%m-%d}_{hour.hour}#{n}.json.gz": b"{}\n"
+            for hour in hours
+            for n in range(self.versions.get(hour, 0))
+        }
+        if not members and not is_bad:
             context.status_code = 404
             return b"Raw data files were not found."
-        whole = archive({f"{n}.gz": b"{}\n" for n in range(max(count, 1))})
+        whole = archive(members)
         return whole[:-30] if is_bad else whole
-
-    def truth(self) -> set[str]:
-        return {f"{hour}#{count}" for hour, count in self.versions.items() if count}
 
     @staticmethod
     def name(record: Mapping[str, Any]) -> str:
-        return f"{datetime.fromisoformat(record['hour']).replace(tzinfo=None)}#{record['members']}"
+        number = re.findall(r"#(\d+)", record["file"])[0]
+        return f"{datetime.fromisoformat(record['hour']).replace(tzinfo=None)}#{number}"
 
 
 class Series(Export):
@@ -191,7 +210,8 @@ def union_of_syncs(project: Export, step: timedelta, look_back: int, fields: Any
             first = max(START, saved - (look_back - 1) * part.unit)
             units = [first + n * part.unit for n in range((newest - first) // part.unit + 1)]
             for each in units:  # those that are new, and those that change within the look-back
-                if each > saved or chance.random() < 0.5:
+                changes = each > saved and not part.is_settled(each, state, look_back)
+                if changes or (each <= saved and chance.random() < 0.5):
                     part.versions[each] = part.versions.get(each, 0) + chance.randint(0, 2)
             part.bad = set() if is_last else {u for u in units if chance.random() < 0.2}
         with freezegun.freeze_time(now), requests_mock.Mocker() as http:
@@ -214,7 +234,7 @@ ROUNDS = int(os.environ.get("RESUMING_ROUNDS", "4"))
 @pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(
     ("make", "seed"),
-    [(Export, seed) for seed in range(ROUNDS)] + [(Archives, seed) for seed in range(ROUNDS // 3)],
+    [(Export, seed) for seed in range(ROUNDS)] + [(Files, seed) for seed in range(ROUNDS // 3)],
 )
 def test_given_failures_late_files_and_deaths_when_synced_again_then_every_event_has_arrived(
     make: Callable[[], Export], seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
