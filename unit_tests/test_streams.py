@@ -411,8 +411,8 @@ class TestEvents:
             (HttpResponse("[]", 404), "JSON of 2 bytes with the checksum 0d4cbb29"),
             (HttpResponse("{}", 404), "JSON of 2 bytes with the checksum a3a6bf43"),
             (HttpResponse("", 404), "an empty body"),
-            (HttpResponse("File not found.", 404), "a text of 15 bytes with the checksum 120eee18"),
-            (HttpResponse("No data", 404), "a text of 7 bytes with the checksum 3d8c6fae"),
+            (HttpResponse("File not found.", 404), "File not found."),
+            (HttpResponse("No data", 404), "No data"),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )
